@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TARGETS', 'head_mask', 'conformal_threshold', 'calibration_entry', 'calibrate', 'map_settings', 'write_calibration']
 
-# %% ../nbs/14_calibrate.ipynb #1f498c89
+# %% ../nbs/14_calibrate.ipynb #4a8f1556
 import math
 
 import torch
@@ -16,7 +16,7 @@ from .ddpm import find_weights
 from .detect import AutoDDPM, Detector, autoddpm_settings
 from .mask import anomaly_likelihood, coarse_pass
 
-# %% ../nbs/14_calibrate.ipynb #0ee0ac22
+# %% ../nbs/14_calibrate.ipynb #aeb8bfa3
 def head_mask(
     images: torch.Tensor,  # [B,1,H,W] in [0,1]
 ) -> torch.Tensor:  # bool, like images
@@ -29,7 +29,7 @@ def head_mask(
         return torch.from_numpy(ndimage.binary_fill_holes(ndimage.binary_closing(largest, iterations=2)))
     return torch.stack([one(image[0].numpy()) for image in images.cpu()])[:, None].to(images.device)
 
-# %% ../nbs/14_calibrate.ipynb #0ac94afe
+# %% ../nbs/14_calibrate.ipynb #680ee41c
 def conformal_threshold(
     maps: torch.Tensor,  # maps of healthy slices [N,1,H,W]
     heads: torch.Tensor,  # bool, like maps: where to count
@@ -40,13 +40,13 @@ def conformal_threshold(
     n = len(maps)
     allowed = target * (n + 1) - 1 if correct else target * n  # bound on the sum of rates
     if allowed < 0: return math.inf
-    weight = (heads / heads.flatten(1).sum(1).clamp(min=1).view(-1, 1, 1, 1))[heads].double()  # one pixel's share in its slice's rate
+    weight = (heads.double() / heads.flatten(1).sum(1).clamp(min=1).view(-1, 1, 1, 1))[heads]  # one pixel's share in its slice's rate
     values, order = maps[heads].double().sort(descending=True)
     above = weight[order].cumsum(0)  # sum of rates if everything down to here passes
     k = int((above <= allowed + 1e-12).sum())  # so many pixels may pass
     return values[min(k, len(values) - 1)].item()  # pixels equal to it do not pass
 
-# %% ../nbs/14_calibrate.ipynb #eb0b5a91
+# %% ../nbs/14_calibrate.ipynb #6ecd30a1
 TARGETS = (0.05, 0.02, 0.01)
 
 
@@ -60,7 +60,7 @@ def calibration_entry(
     def thresholds(target): return dict(threshold=conformal_threshold(maps, heads, target), uncorrected=conformal_threshold(maps, heads, target, False))
     return dict(what=what, settings=settings, slices=len(maps), targets={str(target): thresholds(target) for target in TARGETS})
 
-# %% ../nbs/14_calibrate.ipynb #78fe6ee6
+# %% ../nbs/14_calibrate.ipynb #e11586a4
 def calibrate(
     detector: Detector,  # AutoDDPM or AnoDDPM
     healthy: torch.Tensor,  # healthy slices that were not trained on [N,1,H,W]
@@ -86,7 +86,7 @@ def map_settings(detection) -> dict:
     "What the final map of a detection depends on: its settings without the seed."
     return {k: v for k, v in detection.record["settings"].items() if k != "seed"} | dict(method=detection.record["method"])
 
-# %% ../nbs/14_calibrate.ipynb #78e78f3a
+# %% ../nbs/14_calibrate.ipynb #28d4ccce
 def write_calibration(
     weights: str,  # name or path of the weights
     entries: list,  # from `calibrate`

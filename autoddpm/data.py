@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'HOW', 'check_images', 'prepare_slice', 'read_slice', 'read_mask', 'Slice', 'Entry', 'SliceDataset',
            'load_dataset', 'lesioned_slices']
 
-# %% ../nbs/02_data.ipynb #35538d79
+# %% ../nbs/02_data.ipynb #02e3db3b
 import hashlib
 import warnings
 import zlib
@@ -21,18 +21,19 @@ import pandas as pd
 import torch
 from nibabel.processing import resample_from_to
 from PIL import Image
+from scipy import ndimage
 
-from .config import data_root, repo_root, sha256
-from .phantom import NATIVE_SHAPE, SLICE_AFFINE, add_lesion, brain_mask, size_class, to_square
+from .config import PAPER, data_root, repo_root, sha256
+from .phantom import NATIVE_SHAPE, SLICE_AFFINE, add_lesion, brain_mask, to_square
 
-# %% ../nbs/02_data.ipynb #41ca5832
+# %% ../nbs/02_data.ipynb #05cb8650
 def check_images(
     images: torch.Tensor,  # should be float32 [B,1,H,H], finite, in [0,1]
     where: str = "",  # what the batch is, for the message
 ) -> torch.Tensor:  # the same images
     "Return the batch as it is, or say what is wrong with it and what to do."
     def refuse(what, remedy): raise ValueError(f"{where or 'images'}: {what}; {remedy}")
-    if not isinstance(images, torch.Tensor): refuse(f"a {type(images).__name__}, not a tensor", "convert with torch.as_tensor(x, dtype=torch.float32)")
+    if not isinstance(images, torch.Tensor): refuse(f"{type(images).__name__}, not a tensor", "convert with torch.as_tensor(x, dtype=torch.float32)")
     if images.dtype != torch.float32: refuse(f"type {images.dtype}, not torch.float32", "convert with images.float(), after scaling to [0,1]")
     if images.dim() != 4 or images.shape[1] != 1 or images.shape[2] != images.shape[3] or 0 in images.shape:
         refuse(f"shape {tuple(images.shape)}, not [B,1,H,H]", "make each slice [1,128,128] with prepare_slice and stack them")
@@ -41,7 +42,7 @@ def check_images(
     if low < 0 or high > 1: refuse(f"values in [{low:.3g}, {high:.3g}], not in [0,1]", "scale each slice with prepare_slice")
     return images
 
-# %% ../nbs/02_data.ipynb #c79ac388
+# %% ../nbs/02_data.ipynb #57028355
 def prepare_slice(
     array: np.ndarray,  # [rows, columns], any scale, anterior at the top
     where: str = "slice",  # what it is, for the message
@@ -57,7 +58,7 @@ def prepare_slice(
     x = np.clip(array / np.percentile(array[array > 0], 98), 0, 1)
     return to_square(torch.from_numpy(x)[None]).clamp(0, 1)
 
-# %% ../nbs/02_data.ipynb #896b064f
+# %% ../nbs/02_data.ipynb #14903582
 def _read_png(path):
     try:
         with Image.open(path) as picture:
@@ -68,7 +69,7 @@ def _read_png(path):
     if mode not in ("L", "I;16", "I;16B", "I"): raise ValueError(f"{path}: PNG of mode {mode}, not grey; save it with one channel of 8 or 16 bits")
     return array
 
-
+# %% ../nbs/02_data.ipynb #dddea4e2
 def _load_nifti(path):
     try:
         scan = nib.load(path)
@@ -78,7 +79,7 @@ def _load_nifti(path):
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: no readable NIfTI (empty or truncated?); export or download it again") from error
 
-# %% ../nbs/02_data.ipynb #05cdac40
+# %% ../nbs/02_data.ipynb #8a5fab1b
 def _in_mni(path, header): return "MNI" in Path(path).name or {int(header["sform_code"]), int(header["qform_code"])} & {3, 4}
 
 
@@ -92,11 +93,12 @@ def _read_nifti(path, order):
         raise ValueError(f"{path}: NIfTI with a singular affine, so its orientation is unknown; convert it from DICOM again")
     scan = nib.as_closest_canonical(scan)
     if scan.shape[2] > 1:
-        if not _in_mni(path, header): raise ValueError(f"{path}: volume not marked as MNI space; register it to MNI152 first (and name it space-MNI152...)")
+        if not _in_mni(path, header):
+            raise ValueError(f"{path}: volume not marked as MNI space; register it to MNI152 first (and put MNI152 into its name)")
         scan = resample_from_to(scan, ((NATIVE_SHAPE[1], NATIVE_SHAPE[0], 1), SLICE_AFFINE), order=order)
     return np.asarray(scan.dataobj)[..., 0].T[::-1]
 
-
+# %% ../nbs/02_data.ipynb #65d50c71
 def _read_plane(path, order=1):
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"{path}: no such file; check the path and the split that names it")
@@ -104,7 +106,7 @@ def _read_plane(path, order=1):
     if path.name.endswith((".nii", ".nii.gz")): return _read_nifti(path, order)
     raise ValueError(f"{path}: unknown kind of file; PNG, .nii and .nii.gz are read")
 
-# %% ../nbs/02_data.ipynb #a711efe6
+# %% ../nbs/02_data.ipynb #c352a2cc
 def read_slice(
     path: Path,  # PNG, .nii or .nii.gz
 ) -> torch.Tensor:  # float32 [1,128,128] in [0,1]
@@ -112,20 +114,29 @@ def read_slice(
     return prepare_slice(_read_plane(path), str(path))
 
 
+def _stored_size(path):
+    "Columns, rows and slices as stored, from the header alone."
+    try:
+        if Path(path).suffix.lower() != ".png": return (*nib.load(path).shape, 1)[:3]
+        with Image.open(path) as picture: return *picture.size, 1
+    except (nib.filebasedimages.ImageFileError, OSError) as error:
+        raise ValueError(f"{path}: unreadable (missing, empty or truncated?); export or download it again") from error
+
+# %% ../nbs/02_data.ipynb #6eaae4b8
 def read_mask(
     path: Path,  # PNG, .nii or .nii.gz of 0 and 1 (or 0 and 255)
     like: Path | None = None,  # the image it belongs to; their sizes have to agree
 ) -> torch.Tensor:  # bool [1,128,128], 1 = anomaly
     "Read the outline of an anomaly; a pixel counts where at least half of it is covered."
     array = _read_plane(path, order=0)
-    if like is not None and (size := _read_plane(like).shape) != array.shape:
-        raise ValueError(f"{path}: mask of {array.shape} pixels for an image of {size}; draw it on the image's grid")
+    if like is not None and (size := _stored_size(like)) != _stored_size(path):
+        raise ValueError(f"{path}: mask of {_stored_size(path)} pixels, but its image {like} has {size}; draw it on the image's grid")
     values = np.unique(array)
     if not (np.isin(values, (0, 1)).all() or np.isin(values, (0, 255)).all()):
         raise ValueError(f"{path}: mask with values {values[:5].tolist()}; use 0 = healthy and 1 (or 255) = anomaly")
     return to_square(torch.from_numpy(array > 0)[None]) >= 0.5
 
-# %% ../nbs/02_data.ipynb #6b7d5ed6
+# %% ../nbs/02_data.ipynb #99adaffa
 @dataclass(frozen=True, eq=False)
 class Slice:
     "One slice, where it comes from, and whether it was made up."
@@ -137,7 +148,7 @@ class Slice:
     simulated: bool
     path: str  # relative to the set's root
 
-
+# %% ../nbs/02_data.ipynb #35e5da4f
 @dataclass(frozen=True)
 class Entry:
     "A slice that is not read yet."
@@ -146,7 +157,7 @@ class Entry:
     path: str  # relative to the set's root
     mask_path: str | None = None
 
-# %% ../nbs/02_data.ipynb #a3677e22
+# %% ../nbs/02_data.ipynb #a688de75
 class SliceDataset(Sequence):
     "Slices of one set and split, read when asked for; a slice of it is a set again."
     def __init__(self, name: str, root: Path, split: str, entries: list, simulated: bool = False):
@@ -173,7 +184,7 @@ class SliceDataset(Sequence):
         "All masks, bool [N,1,128,128]."
         if missing := [e.path for e in self.entries if e.mask_path is None]:
             raise ValueError(f"{missing[0]}: no mask beside it ({len(missing)} of {len(self)} slices have none); add them or leave these slices out")
-        return torch.stack([read_mask(self.root / e.mask_path, like=self.root / e.path) for e in self.entries])
+        return torch.stack([s.mask for s in self])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -184,7 +195,7 @@ class SliceDataset(Sequence):
             digest.update(f"{path} {size} {sha256(self.root / path) if size <= 1 << 20 else ''}\n".encode())
         return digest.hexdigest()[:16]
 
-# %% ../nbs/02_data.ipynb #ce2720f5
+# %% ../nbs/02_data.ipynb #a71b85f6
 def _subject(name): return name.split("_")[0] if name.startswith("sub-") else name
 
 
@@ -196,13 +207,17 @@ def _check_splits(splits, where):
     seen = {}
     for split, subjects in splits.items():
         for subject in sorted(set(subjects)):
-            if subject in seen: raise ValueError(f"{where}: subject {subject} stands in split {seen[subject]} and in {split}; leave it in one of them")
+            if subject in seen: raise ValueError(f"{where}: subject {subject} stands in split {seen[subject]} and in {split}; leave it in one")
             seen[subject] = split
+
+# %% ../nbs/02_data.ipynb #3383872f
+def _ixi_tables(root):
+    tables = {p.stem: p for p in sorted(root.glob("*.csv")) if p.stem in SPLITS}
+    return tables or {p.stem.removeprefix("ixi_"): p for p in sorted((repo_root() / "data" / "splits").glob("ixi_*.csv"))}
 
 
 def _list_ixi(root, split):
-    tables = {p.stem: p for p in sorted(root.glob("*.csv")) if p.stem in SPLITS}
-    tables = tables or {p.stem.removeprefix("ixi_"): p for p in sorted((repo_root() / "data" / "splits").glob("ixi_*.csv"))}
+    tables = _ixi_tables(root)
     if split not in tables: raise ValueError(f"{root}: no split '{split}'; it has {', '.join(tables) or 'none'}: choose one or add {split}.csv")
     names = {}
     for key, path in tables.items():
@@ -213,10 +228,11 @@ def _list_ixi(root, split):
             warnings.warn(f"{path}: {', '.join(twice)} listed more than once; read once ({len(names[key])} slices)", stacklevel=4)
     _check_splits({key: [_subject(_stem(n)) for n in value] for key, value in names.items()}, root)
     if missing := [n for n in names[split] if not (root / "slices" / n).is_file()]:
-        raise FileNotFoundError(f"{root / 'slices' / missing[0]}: in split '{split}', but not there ({len(missing)} of {len(names[split])} missing); {HOW['ixi']}")
+        count = f"{len(missing)} of {len(names[split])} missing"
+        raise FileNotFoundError(f"{root / 'slices' / missing[0]}: in split '{split}', but not there ({count}); {HOW['ixi']}")
     return [Entry(_stem(n), _subject(_stem(n)), f"slices/{n}") for n in names[split]]
 
-# %% ../nbs/02_data.ipynb #ed3ce3e3
+# %% ../nbs/02_data.ipynb #d09cbeb2
 def _list_bids(root, split):
     t1w, label = "_T1w.nii.gz", "_label-L_desc-T1lesion_mask.nii.gz"
     entries = []
@@ -233,7 +249,7 @@ def _list_bids(root, split):
     if split not in splits: raise ValueError(f"{root}: no split '{split}'; it has {', '.join(splits)}: choose one")
     return [e for e in entries if e.subject in splits[split]]
 
-# %% ../nbs/02_data.ipynb #aba7bbdf
+# %% ../nbs/02_data.ipynb #f3bc89cc
 def _list_folder(root, split):
     if split != "test": raise ValueError(f"{root}: no split '{split}'; a folder has one, 'test'")
     files = sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file() and p.name.lower().endswith((".png", ".nii", ".nii.gz")))
@@ -248,14 +264,14 @@ def _list_folder(root, split):
     return [Entry(bare(p).replace("/", "__"), _subject(p.name if p.name.startswith("sub-") else bare(p).replace("/", "__")), p.as_posix(),
         masks[bare(p)].as_posix() if bare(p) in masks else None) for p in images]
 
-# %% ../nbs/02_data.ipynb #cd9d2e7a
+# %% ../nbs/02_data.ipynb #e9f967ae
 SPLITS = ("train", "val", "test")
 HOW = {
     "ixi": "get the IXI slices (brain-development.org, CC BY-SA 3.0) as data/README.md says",
     "atlas": "register for ATLAS v2.0 (fcon_1000.projects.nitrc.org/indi/retro/atlas.html) and unpack it there, as data/README.md says",
     "fastmri": "register for fastMRI (fastmri.med.nyu.edu) and get the fastMRI+ labels (github.com/microsoft/fastmri-plus), as data/README.md says",
     "folder": "give root=, the folder with your PNG or NIfTI files",
-    "simulated": "make the cohort as data/README.md says, or clone the repository again",
+    "simulated": "restore data/simulated from the repository, or write a cohort with autoddpm.phantom.write_cohort",
 }
 
 
@@ -270,7 +286,7 @@ def _simulated_root():
     own = data_root() / "simulated"
     return own if own.is_dir() else repo_root() / "data" / "simulated"
 
-# %% ../nbs/02_data.ipynb #099ffc23
+# %% ../nbs/02_data.ipynb #3f751431
 def load_dataset(
     name: str,  # "ixi", "atlas", "fastmri", "folder" or "simulated"
     root: Path | None = None,  # where it lies; None: `data_root()/name`
@@ -291,7 +307,7 @@ def load_dataset(
     if not here: raise FileNotFoundError(f"{'no folder given' if name == 'folder' and root is None else f'{place}: no such folder'}; {HOW[name]}")
     return SliceDataset(name, place, split, _LIST[name](place, split), simulated=name == "simulated")
 
-# %% ../nbs/02_data.ipynb #8261ad58
+# %% ../nbs/02_data.ipynb #e5c9bf8e
 def lesioned_slices(
     slices: Sequence,  # of healthy `Slice`
     outlines: np.ndarray,  # bool [n,233,197] (MNI, as the slices were) or [n,128,128]
@@ -299,16 +315,17 @@ def lesioned_slices(
 ) -> list:  # of `Slice`, each with a lesion and its mask
     "Copies of healthy slices with a lesion each, fixed by the seed and the slice's id."
     outlines = (to_square(torch.from_numpy(np.asarray(outlines))) >= 0.5)[:, None]  # [n,1,128,128]
-    flat = outlines.flatten(1).float()
-    areas, made = flat.sum(1), []
-    classes = np.array([size_class(int(area)) for area in areas])
+    flat, made = outlines.flatten(1).float().numpy(), []
     for s in slices:
         digest = hashlib.sha256(f"{seed}:stroke:{s.id}".encode()).digest()
-        generator, brain = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")), brain_mask(s.image)
-        fits = (flat @ brain.flatten().float() >= 0.95 * areas).numpy()
-        order = [("small", "medium", "large")[i] for i in torch.randperm(3, generator=generator)]
-        choices = next((c for wanted in order if len(c := np.flatnonzero(fits & (classes == wanted)))), None)
-        if choices is None: raise ValueError(f"{s.path}: none of {len(outlines)} outlines lies in its brain; give more outlines, or leave the slice out")
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        try: brain = brain_mask(s.image)
+        except ValueError as error: raise ValueError(f"{s.path}: {error}") from error
+        fits = flat @ ndimage.binary_fill_holes(brain[0]).ravel() >= 0.95 * flat.sum(1)  # ventricles count as brain here
+        classes = np.searchsorted(PAPER.lesion_size_cuts, flat @ brain.flatten().numpy())  # of what is drawn: 1 small, 2 medium, 3 large
+        wanted = (torch.randperm(3, generator=generator) + 1).tolist()
+        choices = next((c for size in wanted if len(c := np.flatnonzero(fits & (classes == size)))), None)
+        if choices is None: raise ValueError(f"{s.path}: none of {len(outlines)} outlines lies in its brain; give more outlines or leave it out")
         mask = outlines[choices[torch.randint(len(choices), (1,), generator=generator).item()]] & brain
-        made.append(replace(s, image=add_lesion(s.image, mask, generator), mask=mask))
+        made.append(replace(s, image=add_lesion(s.image, mask, generator), mask=mask, dataset=f"{s.dataset}, lesions drawn in"))
     return made

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIFT', 'SCALE', 'STRIDES', 'PADDINGS', 'alex_weights', 'alex_features', 'lpips_distance']
 
-# %% ../nbs/09_perceptual.ipynb #7bd6aaf6
+# %% ../nbs/09_perceptual.ipynb #1fb2770b
 import functools
 
 import torch
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from .config import weights_root
 
-# %% ../nbs/09_perceptual.ipynb #f9e23a0e
+# %% ../nbs/09_perceptual.ipynb #5975c7a0
 @functools.cache
 def alex_weights(
     device: torch.device,  # where the distance is computed
@@ -24,7 +24,7 @@ def alex_weights(
     if not path.is_file(): raise FileNotFoundError(f"{path.name} is missing from autoddpm/weights: install the package again")
     return {key: value.float().to(device) for key, value in load_file(path).items()}
 
-# %% ../nbs/09_perceptual.ipynb #8bfc2691
+# %% ../nbs/09_perceptual.ipynb #87f6e881
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS' constants for images in [-1,1], red, green, blue
 STRIDES, PADDINGS = {0: 4}, {0: 2, 3: 2}  # of the convolutions, where not 1
 
@@ -42,7 +42,7 @@ def alex_features(
         features.append(h)
     return features
 
-# %% ../nbs/09_perceptual.ipynb #5ce8a2f8
+# %% ../nbs/09_perceptual.ipynb #8e739056
 def _alex_distance(x: torch.Tensor, y: torch.Tensor, spatial: bool) -> torch.Tensor:
     def unit(f): return f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10)
     w, total = alex_weights(x.device), 0
@@ -51,7 +51,7 @@ def _alex_distance(x: torch.Tensor, y: torch.Tensor, spatial: bool) -> torch.Ten
         total = total + (F.interpolate(d, x.shape[-2:], mode="bilinear", align_corners=False) if spatial else d.mean((1, 2, 3)))
     return total
 
-# %% ../nbs/09_perceptual.ipynb #d3e69c28
+# %% ../nbs/09_perceptual.ipynb #8a0c1673
 @functools.cache
 def _lpips_package(trunk: str, device: torch.device):
     try: import lpips
@@ -67,7 +67,7 @@ def _package_distance(x: torch.Tensor, y: torch.Tensor, trunk: str, spatial: boo
     d = model((2 * x - 1).expand(-1, 3, -1, -1), (2 * y - 1).expand(-1, 3, -1, -1))
     return d if spatial else d.flatten()
 
-# %% ../nbs/09_perceptual.ipynb #3dd2cb48
+# %% ../nbs/09_perceptual.ipynb #fae637e5
 @torch.no_grad()
 def lpips_distance(
     x: torch.Tensor,  # slices [B,1,H,W] float32 in [0,1]

@@ -7,8 +7,9 @@ __all__ = ['NATIVE_SHAPE', 'SLICE_AFFINE', 'to_square', 'to_native', 'smooth_fie
            'lesion_outline', 'fluid_level', 'add_lesion', 'LowRankSlices', 'write_bids_slice', 'size_class',
            'write_cohort']
 
-# %% ../nbs/01_phantom.ipynb #67c65f62
+# %% ../nbs/01_phantom.ipynb #afa52c1b
 import math
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -21,7 +22,7 @@ from skimage.graph import MCP_Geometric
 
 from .config import PAPER, write_json
 
-# %% ../nbs/01_phantom.ipynb #6a001a17
+# %% ../nbs/01_phantom.ipynb #29cffe3e
 NATIVE_SHAPE = (233, 197)  # rows and columns of an axial slice in MNI space, 1 mm
 
 
@@ -36,7 +37,7 @@ def to_square(
     x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     return x.reshape(*images.shape[:-2], size, size)
 
-
+# %% ../nbs/01_phantom.ipynb #74e5c4f1
 def to_native(
     images: torch.Tensor,  # [...,size,size] in [0,1]
 ) -> torch.Tensor:  # [...,233,197] float32 in [0,1]
@@ -48,7 +49,7 @@ def to_native(
     for _ in range(20): large = (large + enlarge(x - to_square(large, x.shape[-1]))).clamp(0, 1)
     return large.reshape(*images.shape[:-2], h, w)
 
-# %% ../nbs/01_phantom.ipynb #eed15719
+# %% ../nbs/01_phantom.ipynb #03aa7c04
 def smooth_field(
     shape: tuple,  # (H, W)
     sigma: float,  # width of the blur in pixels
@@ -59,7 +60,7 @@ def smooth_field(
     field = ndimage.gaussian_filter(noise, sigma, mode="reflect")
     return (field - field.mean()) / field.std()
 
-# %% ../nbs/01_phantom.ipynb #372cc2c1
+# %% ../nbs/01_phantom.ipynb #03ec4bae
 def _soft(x, width=0.02): return 1 / (1 + np.exp(-np.clip(x / width, -50, 50)))  # 0 below, 1 above zero
 
 
@@ -72,7 +73,7 @@ def _frame(size, generator):
     radius = np.hypot(x / (0.68 + 0.03 * u[2]), y / (0.85 + 0.03 * u[3]))
     return x, y, radius * (1 + 0.015 * u[4] * np.sin(angle) + 0.012 * u[5] * np.cos(3 * angle) + 0.02 * np.cos(2 * angle))
 
-
+# %% ../nbs/01_phantom.ipynb #b1ff6abc
 def _folds(size, x, y, depth, generator):
     "Tissue of the brain: a folded ribbon of grey matter, sulci of fluid, white matter inside."
     scale = size / 128
@@ -83,7 +84,7 @@ def _folds(size, x, y, depth, generator):
     tissue = 0.63 + 0.32 * white
     return tissue - 0.38 * np.maximum(sulcus, midline)
 
-# %% ../nbs/01_phantom.ipynb #e988ca0c
+# %% ../nbs/01_phantom.ipynb #a6d9880d
 def _ventricles(x, y, generator):
     "Two slanted lateral ventricles, of slightly unlike size: 0 outside, 1 inside."
     u = torch.rand(3, generator=generator, dtype=torch.float64).numpy() * 2 - 1
@@ -112,7 +113,7 @@ def head_phantom(
     image = image + 0.012 * smooth_field((size, size), 0.6, generator) * _soft(1.02 - radius)
     return torch.from_numpy(np.clip(image, 0, 1)).float()[None], torch.from_numpy(radius < 0.82)[None]
 
-# %% ../nbs/01_phantom.ipynb #ef84f8f9
+# %% ../nbs/01_phantom.ipynb #eca601f1
 def _grow(mask, pixels): return ndimage.distance_transform_edt(~mask) <= pixels
 
 
@@ -121,32 +122,34 @@ def _shrink(mask, pixels): return ndimage.distance_transform_edt(mask) > pixels
 
 def _middle(array): return array[tuple(slice(n // 3, n - n // 3) for n in array.shape)]  # the central ninth of the picture
 
-
+# %% ../nbs/01_phantom.ipynb #023523a0
 def brain_mask(
     image: torch.Tensor,  # [1,H,W] in [0,1], a T1w slice with its skull
 ) -> torch.Tensor:  # bool [1,H,W]
     "Where brain tissue is, roughly, from intensities alone."
     x, pixel = np.pad(image[0].cpu().numpy(), 16), image.shape[-2] / 128  # widths are given at 128 pixels
-    bright = x > max(0.5 * np.median(_middle(x)), 0.1)
-    under_skin = _shrink(ndimage.binary_fill_holes(bright), 3 * pixel)
-    for bridge in (1.5, 2.5, 3.5, 4.5):
+    middle = np.median(_middle(x))
+    under_skin = _shrink(ndimage.binary_fill_holes(x > max(0.25 * middle, 0.1)), 3 * pixel)
+    for share, bridge in product((0.5, 0.6, 0.7), (1.5, 2.5, 3.5, 4.5)):
+        bright = x > share * middle
         labels = ndimage.label(_grow(_shrink(bright, bridge * pixel), bridge * pixel))[0]
-        if not _middle(labels).any(): break
+        if not _middle(labels).any(): continue
         brain = labels == np.bincount(_middle(labels)[_middle(labels) > 0]).argmax()
         brain = ndimage.binary_fill_holes(_shrink(_grow(brain, 6 * pixel), 7 * pixel))
-        if (brain & under_skin).sum() < brain.sum(): continue
+        if not brain.any() or (brain & ~under_skin).any(): continue
         fluid = _grow(_shrink(brain & ~bright, 1.5 * pixel), 1.5 * pixel)
         return torch.from_numpy((brain & ~fluid)[16:-16, 16:-16])[None]
     raise ValueError("no brain found: no bright middle with a dark ring around it; give a T1w slice with its skull, scaled by prepare_slice")
 
-# %% ../nbs/01_phantom.ipynb #a72436c3
+# %% ../nbs/01_phantom.ipynb #6bdc04cc
 def lesion_outline(
     brain: torch.Tensor,  # bool [1,H,W], where a lesion may lie
     area: float,  # pixels
     generator: torch.Generator,
 ) -> torch.Tensor:  # bool [1,H,W], connected
     "An irregular region of `area` pixels inside the brain."
-    inside = brain[0].numpy()
+    pieces, _ = ndimage.label(brain[0].numpy())
+    inside = pieces == np.bincount(pieces.ravel(), minlength=2)[1:].argmax() + 1  # the largest piece
     if not 1 <= area <= inside.sum(): raise ValueError(f"a lesion of {area} pixels does not fit a brain of {int(inside.sum())} pixels; ask for fewer")
     places = np.argwhere(inside)
     start = places[torch.randint(len(places), (1,), generator=generator).item()]
@@ -156,7 +159,7 @@ def lesion_outline(
     outline = ndimage.binary_fill_holes(inside & (arrival <= latest) & np.isfinite(arrival)) & inside
     return torch.from_numpy(outline)[None]
 
-# %% ../nbs/01_phantom.ipynb #7c62895e
+# %% ../nbs/01_phantom.ipynb #ffc4cdd2
 def fluid_level(
     image: torch.Tensor,  # [1,H,W] in [0,1], T1w at the level of the ventricles
 ) -> float:  # 0.1..0.3
@@ -182,7 +185,7 @@ def add_lesion(
     amount = np.clip(contrast * edge * (0.8 + 0.25 * core + patches), 0, 1)
     return torch.from_numpy(np.minimum(x, x + amount * (fluid_level(image) - x))).to(image)[None]
 
-# %% ../nbs/01_phantom.ipynb #f81f787d
+# %% ../nbs/01_phantom.ipynb #02c7c695
 class LowRankSlices:
     "Gaussian model of slices: mean, principal components, and the spread of the scores."
     def __init__(self, mean, components, spread):
@@ -208,7 +211,7 @@ class LowRankSlices:
         scores = torch.randn(len(self.spread), generator=generator) * self.spread * spread
         return (self.mean + torch.einsum("k,kchw->chw", scores, self.components)).clamp(0, 1)
 
-# %% ../nbs/01_phantom.ipynb #5998846d
+# %% ../nbs/01_phantom.ipynb #737d4f6d
 SLICE_AFFINE = np.array([[1.0, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, 23], [0, 0, 0, 1]])  # voxel (i,j,0) to MNI mm
 _SPACE = "ses-1_space-MNI152NLin2009aSym"
 
@@ -221,7 +224,8 @@ def write_bids_slice(
 ) -> list:  # paths of the image and its mask
     "Write one slice and its mask as single-slice NIfTI files, named as in ATLAS v2.0."
     if not subject.isalnum(): raise ValueError(f"subject '{subject}': BIDS allows letters and digits only; rename it")
-    if image.shape != mask.shape: raise ValueError(f"subject {subject}: image {tuple(image.shape)} and mask {tuple(mask.shape)} differ in size; give both on one grid")
+    if image.shape != mask.shape:
+        raise ValueError(f"subject {subject}: image {tuple(image.shape)} and mask {tuple(mask.shape)} differ in size; give both on one grid")
     if image.shape[-2:] != NATIVE_SHAPE: image, mask = to_native(image), to_native(mask) >= 0.5
     anat = Path(folder) / f"sub-{subject}" / "ses-1" / "anat"
     anat.mkdir(parents=True, exist_ok=True)
@@ -231,14 +235,14 @@ def write_bids_slice(
         nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels), SLICE_AFFINE), path)
     return paths
 
-# %% ../nbs/01_phantom.ipynb #c34e3400
+# %% ../nbs/01_phantom.ipynb #08f88ac4
 def size_class(
     area: int,  # lesion pixels at 128 x 128
 ) -> str:
     "The paper's size class of a lesion; `none` for up to one pixel."
     return ("none", "small", "medium", "large")[sum(area > cut for cut in PAPER.lesion_size_cuts)]
 
-
+# %% ../nbs/01_phantom.ipynb #45a191a5
 def write_cohort(
     folder: Path,  # root of the cohort; made if missing
     images: list,  # [1,128,128] or [1,233,197] each, in [0,1]
@@ -250,6 +254,7 @@ def write_cohort(
 ) -> Path:
     "Write a simulated cohort in ATLAS v2.0's BIDS layout."
     folder, rows = Path(folder), []
+    if any(folder.glob("sub-*")): raise ValueError(f"{folder}: holds a cohort already; remove it or choose another folder")
     contrasts = contrasts or [None] * len(images)
     for image, subject, split, mask, contrast in zip(images, ids, splits, masks, contrasts, strict=True):
         stored = nib.load(write_bids_slice(folder, subject, image, mask)[1]).get_fdata()[..., 0].T[::-1].copy()
