@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TARGETS', 'head_mask', 'conformal_threshold', 'calibration_entry', 'calibrate', 'map_settings', 'write_calibration']
 
-# %% ../nbs/14_calibrate.ipynb #4a8f1556
+# %% ../nbs/14_calibrate.ipynb #6a8744e7
 import math
 
 import torch
@@ -16,7 +16,7 @@ from .ddpm import find_weights
 from .detect import AutoDDPM, Detector, autoddpm_settings
 from .mask import anomaly_likelihood, coarse_pass
 
-# %% ../nbs/14_calibrate.ipynb #aeb8bfa3
+# %% ../nbs/14_calibrate.ipynb #c662d34f
 def head_mask(
     images: torch.Tensor,  # [B,1,H,W] in [0,1]
 ) -> torch.Tensor:  # bool, like images
@@ -29,7 +29,7 @@ def head_mask(
         return torch.from_numpy(ndimage.binary_fill_holes(ndimage.binary_closing(largest, iterations=2)))
     return torch.stack([one(image[0].numpy()) for image in images.cpu()])[:, None].to(images.device)
 
-# %% ../nbs/14_calibrate.ipynb #680ee41c
+# %% ../nbs/14_calibrate.ipynb #0756fbd3
 def conformal_threshold(
     maps: torch.Tensor,  # maps of healthy slices [N,1,H,W]
     heads: torch.Tensor,  # bool, like maps: where to count
@@ -46,7 +46,7 @@ def conformal_threshold(
     k = int((above <= allowed + 1e-12).sum())  # so many pixels may pass
     return values[min(k, len(values) - 1)].item()  # pixels equal to it do not pass
 
-# %% ../nbs/14_calibrate.ipynb #6ecd30a1
+# %% ../nbs/14_calibrate.ipynb #bfbd234e
 TARGETS = (0.05, 0.02, 0.01)
 
 
@@ -60,7 +60,7 @@ def calibration_entry(
     def thresholds(target): return dict(threshold=conformal_threshold(maps, heads, target), uncorrected=conformal_threshold(maps, heads, target, False))
     return dict(what=what, settings=settings, slices=len(maps), targets={str(target): thresholds(target) for target in TARGETS})
 
-# %% ../nbs/14_calibrate.ipynb #e11586a4
+# %% ../nbs/14_calibrate.ipynb #e7b47f4e
 def calibrate(
     detector: Detector,  # AutoDDPM or AnoDDPM
     healthy: torch.Tensor,  # healthy slices that were not trained on [N,1,H,W]
@@ -86,7 +86,7 @@ def map_settings(detection) -> dict:
     "What the final map of a detection depends on: its settings without the seed."
     return {k: v for k, v in detection.record["settings"].items() if k != "seed"} | dict(method=detection.record["method"])
 
-# %% ../nbs/14_calibrate.ipynb #28d4ccce
+# %% ../nbs/14_calibrate.ipynb #e9099bc2
 def write_calibration(
     weights: str,  # name or path of the weights
     entries: list,  # from `calibrate`

@@ -1,0 +1,40 @@
+# `make demo` shows what AutoDDPM does, `make test` checks that all of it works. Both make the environment in .venv first, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+RESULTS := runs/eval/atlas
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test export clean-notebooks
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' Makefile
+
+demo: $(INSTALLED)  ## evaluate the bundled weights on the bundled simulated cohort, and show the table
+	@echo "== demo: evaluating every method on the simulated cohort; some minutes on two cores"
+	$(BIN)/papermill nbs/eval.ipynb out.ipynb -p dataset atlas
+	@echo
+	@cat $(RESULTS)/results.md
+	@echo
+	@echo "Table:    $(RESULTS)/results.md (and results.csv)"
+	@echo "Pictures:"; ls $(RESULTS)/*.png | sed 's/^/          /'
+	@echo "Notebook: out.ipynb, as it ran, with the pictures in it"
+
+test: $(INSTALLED)  ## check the notebooks and what is exported from them, and run them all
+	@$(BIN)/python tools/test_notebooks.py
+
+export: $(INSTALLED)  ## write autoddpm/ from the notebooks
+	$(BIN)/nbdev_export
+
+clean-notebooks: $(INSTALLED)  ## strip what should not be committed from the notebooks (their outputs stay)
+	$(BIN)/nbdev_clean
+
+$(INSTALLED): constraints.txt settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; $(PYTHON) is older. Name another one: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "== environment: $(VENV), from constraints.txt; some minutes, once (log: $(VENV)/install.log)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' >$(VENV)/install.log 2>&1 || \
+	  { tail -n 20 $(VENV)/install.log; echo "installing failed, see $(VENV)/install.log"; exit 1; }
+	@touch $@
