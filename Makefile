@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-RESULTS := runs/eval/atlas
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test export clean-notebooks
@@ -14,12 +13,9 @@ help:  ## this list
 demo: $(INSTALLED)  ## evaluate the bundled weights on the bundled simulated cohort, and show the table
 	@echo "== demo: evaluating every method on the simulated cohort; some minutes on two cores"
 	$(BIN)/papermill nbs/eval.ipynb out.ipynb -p dataset atlas
-	@echo
-	@cat $(RESULTS)/results.md
-	@echo
-	@echo "Table:    $(RESULTS)/results.md (and results.csv)"
-	@echo "Pictures:"; ls $(RESULTS)/*.png | sed 's/^/          /'
-	@echo "Notebook: out.ipynb, as it ran, with the pictures in it"
+	@table=$$(ls -t runs/eval/*/results.md | head -n 1); echo; cat "$$table"; \
+	  echo; echo "Table:    $$table"; echo "Pictures:"; ls "$$(dirname "$$table")"/*.png | sed 's/^/          /'; \
+	  echo "Notebook: out.ipynb, as it ran, with the pictures in it"
 
 test: $(INSTALLED)  ## check the notebooks and what is exported from them, and run them all
 	@$(BIN)/python tools/test_notebooks.py

@@ -6,7 +6,7 @@
 __all__ = ['VARIANTS', 'CHAINS', 'Detection', 'Variant', 'find_threshold', 'read_calibration', 'Detector', 'autoddpm_settings',
            'network_calls', 'AutoDDPM', 'AnoDDPM']
 
-# %% ../nbs/13_detect.ipynb #b62c54c7
+# %% ../nbs/13_detect.ipynb #66c78a8a
 import json
 from dataclasses import asdict, dataclass
 
@@ -21,7 +21,7 @@ from .resample import resample, resample_levels
 from .stitch import stitch
 from .store import STAGES, write_record, write_stage
 
-# %% ../nbs/13_detect.ipynb #e2699995
+# %% ../nbs/13_detect.ipynb #a1ea6ef0
 @dataclass
 class Detection:
     "Every stage of a detection, [B,1,H,W] each; stages that a method does not have are None."
@@ -34,7 +34,7 @@ class Detection:
     stitched: torch.Tensor | None = None  # in [0,1]
     record: dict | None = None  # what made it: weights, settings, seed, network calls a scan, versions
 
-# %% ../nbs/13_detect.ipynb #b0909296
+# %% ../nbs/13_detect.ipynb #a244e010
 def _join(parts: list, record: dict) -> Detection:
     "One detection from those of consecutive batches."
     names = [n for n, v in vars(parts[0]).items() if torch.is_tensor(v)]
@@ -48,7 +48,7 @@ def _save(folder, x: torch.Tensor, detection: Detection):
         if stages[stage] is not None: write_stage(folder, stage, stages[stage])
     write_record(folder, detection.record | dict(score=detection.score.tolist()))
 
-# %% ../nbs/13_detect.ipynb #faaaf3c4
+# %% ../nbs/13_detect.ipynb #90ebecc7
 @dataclass(frozen=True)
 class Variant:
     "In what the published forms of AutoDDPM differ."
@@ -66,13 +66,13 @@ VARIANTS = dict(
     head=Variant(score="mean", scale_twice=True, clip=(-1.0, 1.0), renoise_below=True, stale_end=True),
     genai=Variant(score="mean", noise_level_recon=300, pooled=True))
 
-# %% ../nbs/13_detect.ipynb #b1a7eb1d
+# %% ../nbs/13_detect.ipynb #a179bb1f
 CHAINS = dict(
     paper=dict(),
     fast=dict(steps=25, inpaint_levels=7, resample_steps=4),
-    tuned=dict(noise_level_recon=300, steps=25, inpaint_levels=7, resample_steps=4))
+    tuned=dict(noise_level_recon=300, noise_level_inpaint=150, steps=25, inpaint_levels=7, resample_steps=4))
 
-# %% ../nbs/13_detect.ipynb #e4bba064
+# %% ../nbs/13_detect.ipynb #1e286dcc
 def _plain(settings: dict) -> dict: return json.loads(json.dumps(settings))  # tuples become lists, as in a file
 
 
@@ -100,7 +100,7 @@ def read_calibration(
     if record["weights"] != sha256(weights): raise ValueError(f"{path}: made for other weights than {weights.name}; calibrate again")
     return record["entries"]
 
-# %% ../nbs/13_detect.ipynb #3c407ed5
+# %% ../nbs/13_detect.ipynb #91b69817
 class Detector:
     "A model with its weights' identity and thresholds."
     method = ""
@@ -131,7 +131,7 @@ class Detector:
         if save_to is not None: _save(save_to, x, detection)
         return detection
 
-# %% ../nbs/13_detect.ipynb #99f47d9d
+# %% ../nbs/13_detect.ipynb #deca89a8
 def autoddpm_settings(
     noise_level_recon: int | None = None,  # level of the coarse pass; None: the variant's (200)
     noise_level_inpaint: int = PAPER.noise_level_inpaint,  # level re-sampling starts from
@@ -158,7 +158,7 @@ def network_calls(settings: dict) -> int:
     again = settings.get("resample")
     return calls + (len(resample_levels(again["level"], again["count"])) * again["repeats"] if again else 0)
 
-# %% ../nbs/13_detect.ipynb #7cfdaf31
+# %% ../nbs/13_detect.ipynb #8c13efa3
 class AutoDDPM(Detector):
     "Mask, stitch and re-sample (Bercea et al. 2023)."
     method = "autoddpm"
@@ -190,7 +190,7 @@ class AutoDDPM(Detector):
         score = pixels.amax(1) if s["score"] == "max" else pixels.mean(1)
         return Detection(x_ph, restored, anomaly_map, score, likelihood, mask, stitch(x, x_ph, mask))
 
-# %% ../nbs/13_detect.ipynb #8988e523
+# %% ../nbs/13_detect.ipynb #1433007a
 class AnoDDPM(Detector):
     "Noise, denoise, compare (Wyatt et al. 2022)."
     method = "anoddpm"
