@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mean_in_head', 'MeanSlice', 'Intensity']
 
-# %% ../nbs/16_baselines.ipynb #70c02326
+# %% ../nbs/16_baselines.ipynb #4d848410
 from pathlib import Path
 
 import torch
@@ -17,7 +17,10 @@ from .config import provenance, sha256, weights_root
 from .data import check_images
 from .detect import Detection
 
-# %% ../nbs/16_baselines.ipynb #93e42675
+# %% ../nbs/16_baselines.ipynb #400465cc
+from fastcore.basics import patch
+
+# %% ../nbs/16_baselines.ipynb #723f5d93
 def mean_in_head(
     maps: torch.Tensor,  # [B,1,H,W]
     heads: torch.Tensor,  # bool, like maps
@@ -25,7 +28,7 @@ def mean_in_head(
     "Mean of each map inside its head."
     return (maps * heads).flatten(1).sum(1) / heads.flatten(1).sum(1).clamp(min=1)
 
-# %% ../nbs/16_baselines.ipynb #56067028
+# %% ../nbs/16_baselines.ipynb #e7ee519c
 class MeanSlice:
     "Distance to the mean healthy slice, in standard deviations."
     method = "mean-slice"
@@ -45,37 +48,31 @@ class MeanSlice:
         if len(images) < 2: raise ValueError(f"{len(images)} slices: a standard deviation takes at least two; give more healthy slices")
         return cls(check_images(images).mean(0), images.std(0))
 
-    def save(self,
-        path,  # .safetensors file to write
-        **facts: str,  # n, licence, source: what belongs into the header
-    ) -> Path:
-        "Write mean and standard deviation as float16, with a header."
-        pictures = dict(mean=self.mean.half().contiguous(), std=self.std.half().contiguous())
-        save_file(pictures, path, metadata={key: str(value) for key, value in facts.items()})
-        return Path(path)
-
-    @classmethod
-    def from_pretrained(cls,
-        name: str = "healthy_ixi",  # the bundled one, or the path of a file
-    ):
-        "Read what `save` wrote."
-        path = _find_mean_slice(name)
-        try:
-            with safe_open(path, "pt") as file: mean, std = file.get_tensor("mean"), file.get_tensor("std")
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a mean slice, or damaged; restore it, or make one with MeanSlice.fit(images).save(path)") from error
-        return cls(mean, std, dict(name=path.stem, sha256=sha256(path)))
-
     def detect(self,
         images: torch.Tensor,  # scans [B,1,H,W] float32 in [0,1]
         **_,  # keywords of the other methods: there is nothing to set
     ) -> Detection:
         "From scans to anomaly maps."
         x = check_images(images)
-        if x.shape[1:] != self.mean.shape: raise ValueError(f"images of {tuple(x.shape[1:])}, mean slice of {tuple(self.mean.shape)}: bring them to one size")
+        if x.shape[1:] != self.mean.shape:
+            raise ValueError(f"images of {tuple(x.shape[1:])}, mean slice of {tuple(self.mean.shape)}: bring them to one size")
         mean, heads = self.mean.to(x).expand_as(x), head_mask(x)
         anomaly_map = (x - mean).abs() / (self.std.to(x) + 0.02) * heads
         return Detection(mean, mean, anomaly_map, mean_in_head(anomaly_map, heads), record=_record(self))
+
+
+def _record(baseline) -> dict: return provenance(method=baseline.method, weights=baseline.identity, settings=dict(network_calls=0))
+
+# %% ../nbs/16_baselines.ipynb #dc376fec
+@patch
+def save(self: MeanSlice,
+    path,  # .safetensors file to write
+    **facts: str,  # n, licence, source: what belongs into the header
+) -> Path:
+    "Write mean and standard deviation as float16, with a header."
+    pictures = dict(mean=self.mean.half().contiguous(), std=self.std.half().contiguous())
+    save_file(pictures, path, metadata={key: str(value) for key, value in facts.items()})
+    return Path(path)
 
 
 def _find_mean_slice(name) -> Path:
@@ -86,9 +83,19 @@ def _find_mean_slice(name) -> Path:
                             "or make one with MeanSlice.fit(images).save(path)")
 
 
-def _record(baseline) -> dict: return provenance(method=baseline.method, weights=baseline.identity, settings=dict(network_calls=0))
+@patch(cls_method=True)
+def from_pretrained(cls: MeanSlice,
+    name: str = "healthy_ixi",  # the bundled one, or the path of a file
+):
+    "Read what `save` wrote."
+    path = _find_mean_slice(name)
+    try:
+        with safe_open(path, "pt") as file: mean, std = file.get_tensor("mean"), file.get_tensor("std")
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a mean slice, or damaged; restore it, or make one with MeanSlice.fit(images).save(path)") from error
+    return cls(mean, std, dict(name=path.stem, sha256=sha256(path)))
 
-# %% ../nbs/16_baselines.ipynb #ae102a4e
+# %% ../nbs/16_baselines.ipynb #69c8e062
 class Intensity:
     "Darkness inside the head."
     method, identity = "intensity", {}

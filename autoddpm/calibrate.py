@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TARGETS', 'head_mask', 'conformal_threshold', 'calibration_entry', 'calibrate', 'map_settings', 'write_calibration']
 
-# %% ../nbs/14_calibrate.ipynb #6a8744e7
+# %% ../nbs/14_calibrate.ipynb #d00b1005
+import json
 import math
 
 import torch
@@ -16,7 +17,7 @@ from .ddpm import find_weights
 from .detect import AutoDDPM, Detector, autoddpm_settings
 from .mask import anomaly_likelihood, coarse_pass
 
-# %% ../nbs/14_calibrate.ipynb #c662d34f
+# %% ../nbs/14_calibrate.ipynb #d614899b
 def head_mask(
     images: torch.Tensor,  # [B,1,H,W] in [0,1]
 ) -> torch.Tensor:  # bool, like images
@@ -29,7 +30,7 @@ def head_mask(
         return torch.from_numpy(ndimage.binary_fill_holes(ndimage.binary_closing(largest, iterations=2)))
     return torch.stack([one(image[0].numpy()) for image in images.cpu()])[:, None].to(images.device)
 
-# %% ../nbs/14_calibrate.ipynb #0756fbd3
+# %% ../nbs/14_calibrate.ipynb #581e2465
 def conformal_threshold(
     maps: torch.Tensor,  # maps of healthy slices [N,1,H,W]
     heads: torch.Tensor,  # bool, like maps: where to count
@@ -46,7 +47,7 @@ def conformal_threshold(
     k = int((above <= allowed + 1e-12).sum())  # so many pixels may pass
     return values[min(k, len(values) - 1)].item()  # pixels equal to it do not pass
 
-# %% ../nbs/14_calibrate.ipynb #bfbd234e
+# %% ../nbs/14_calibrate.ipynb #b2337af6
 TARGETS = (0.05, 0.02, 0.01)
 
 
@@ -60,7 +61,7 @@ def calibration_entry(
     def thresholds(target): return dict(threshold=conformal_threshold(maps, heads, target), uncorrected=conformal_threshold(maps, heads, target, False))
     return dict(what=what, settings=settings, slices=len(maps), targets={str(target): thresholds(target) for target in TARGETS})
 
-# %% ../nbs/14_calibrate.ipynb #e7b47f4e
+# %% ../nbs/14_calibrate.ipynb #49db8977
 def calibrate(
     detector: Detector,  # AutoDDPM or AnoDDPM
     healthy: torch.Tensor,  # healthy slices that were not trained on [N,1,H,W]
@@ -86,7 +87,7 @@ def map_settings(detection) -> dict:
     "What the final map of a detection depends on: its settings without the seed."
     return {k: v for k, v in detection.record["settings"].items() if k != "seed"} | dict(method=detection.record["method"])
 
-# %% ../nbs/14_calibrate.ipynb #e9099bc2
+# %% ../nbs/14_calibrate.ipynb #5271a466
 def write_calibration(
     weights: str,  # name or path of the weights
     entries: list,  # from `calibrate`
@@ -94,4 +95,5 @@ def write_calibration(
 ):  # path of the file
     "Store thresholds beside the weights they belong to."
     path = find_weights(weights)
+    entries = json.loads(json.dumps(entries), parse_constant=lambda infinite: None)  # JSON has no infinity
     return write_json(path.with_suffix(".calibration.json"), dict(weights=sha256(path), **provenance(**facts), entries=entries))

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'repo_root', 'data_root', 'weights_root', 'PaperSettings', 'image_generators', 'sha256', 'code_version',
-           'provenance', 'write_json']
+           'provenance', 'write_json', 'notebook_parameters', 'check_parameters']
 
-# %% ../nbs/00_config.ipynb #af9c363c
+# %% ../nbs/00_config.ipynb #6a8f6532
+import ast
+import difflib
 import hashlib
 import importlib.metadata
 import json
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-# %% ../nbs/00_config.ipynb #67e83ae4
+# %% ../nbs/00_config.ipynb #e8348842
 def repo_root() -> Path:  # the clone if there is one, else the working directory
     "Folder that holds `data/` and `figures/`."
     clone = Path(__file__).resolve().parent.parent
@@ -34,7 +36,7 @@ def weights_root() -> Path:
     "Folder in the package that holds the bundled weights."
     return Path(__file__).resolve().parent / "weights"
 
-# %% ../nbs/00_config.ipynb #98b2e01e
+# %% ../nbs/00_config.ipynb #62082d63
 @dataclass(frozen=True)
 class PaperSettings:
     "Settings of AutoDDPM as published (Bercea et al. 2023, arXiv 2305.19643) and in the authors' configuration files."
@@ -55,7 +57,7 @@ class PaperSettings:
 
 PAPER = PaperSettings()
 
-# %% ../nbs/00_config.ipynb #e15cee60
+# %% ../nbs/00_config.ipynb #00abed6b
 def image_generators(
     images: torch.Tensor,  # [B,C,H,W]; each image's pixels enter its seed
     seed: int,  # the user's seed
@@ -68,7 +70,7 @@ def image_generators(
         generators.append(torch.Generator(images.device).manual_seed(int.from_bytes(digest[:7], "big")))
     return generators
 
-# %% ../nbs/00_config.ipynb #00eb5d7a
+# %% ../nbs/00_config.ipynb #e7f01c8a
 def sha256(path) -> str:  # first 16 hexadecimal digits
     "Short hash of a file's content."
     digest = hashlib.sha256()
@@ -87,7 +89,7 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return version
 
-# %% ../nbs/00_config.ipynb #3973ab5c
+# %% ../nbs/00_config.ipynb #0a551bcf
 def provenance(
     **facts,  # whatever else belongs beside the result; has to be JSON
 ) -> dict:
@@ -104,3 +106,33 @@ def write_json(path, record: dict) -> Path:
     aside.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
     aside.replace(path)
     return path
+
+# %% ../nbs/00_config.ipynb #22b37d3f
+def notebook_parameters(
+    name: str,  # of a notebook in nbs/, without its ending
+) -> dict:  # defaults by name
+    "The parameters a notebook takes, read from its cell tagged `parameters`."
+    path = repo_root() / "nbs" / f"{name}.ipynb"
+    if not path.is_file(): raise FileNotFoundError(f"{path}: the notebooks belong to a clone of the repository; run them there")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    tagged = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    lines = ast.parse("".join(tagged["source"])).body
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
+
+
+def check_parameters(
+    given: dict,  # variables of the notebook, `globals()`; what papermill cannot have set is passed over
+    name: str,  # of the notebook
+) -> dict:  # its parameters and their values
+    "Refuse parameters that the notebook does not have, and values that cannot be meant."
+    known = notebook_parameters(name)
+    for key, value in given.items():
+        if key.startswith("_") or key in ("In", "Out") or not isinstance(value, (str, int, float, list, dict, type(None))): continue
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(f"unknown parameter {key!r}{f' (did you mean {near[0]!r}?)' if near else ''}; known are {', '.join(known)}")
+        number = type(value) in (int, float) and (type(known[key]) is float or key == "masking_threshold")
+        if type(value) is not type(known[key]) and not number:
+            raise ValueError(f"parameter {key} = {value!r}: should be of type {type(known[key]).__name__}, as in {key} = {known[key]!r}")
+        if type(value) in (int, float) and value < (key == "batch_size"): raise ValueError(f"parameter {key} = {value}: too small")
+    return {key: given.get(key, default) for key, default in known.items()}

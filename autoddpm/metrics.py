@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'auprc', 'best_dice', 'dice_at', 'size_class', 'image_level', 'restoration', 'Sweep', 'bootstrap',
-           'weighted_mean', 'evaluate']
+           'weighted_mean', 'evaluate', 'dice_statistic']
 
-# %% ../nbs/20_metrics.ipynb #8ceb77ba
+# %% ../nbs/20_metrics.ipynb #5a7ba495
 from typing import Callable
 
 import numpy as np
@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from .config import PAPER
 from .perceptual import lpips_distance
 
-# %% ../nbs/20_metrics.ipynb #1d62fb53
+# %% ../nbs/20_metrics.ipynb #c4304bf8
 def _pixels(maps, masks) -> tuple:  # arrays [N,H*W], of floats and of bool
     "Maps and masks as one row of pixels a slice, checked."
     maps, masks = (np.asarray(a.detach().cpu() if torch.is_tensor(a) else a) for a in (maps, masks))
@@ -29,7 +29,7 @@ def _pixels(maps, masks) -> tuple:  # arrays [N,H*W], of floats and of bool
     if not masks.any(): raise ValueError("no lesion pixel in the masks: pixel metrics need at least one slice with a lesion")
     return maps.reshape(len(maps), -1), masks.reshape(len(masks), -1)
 
-# %% ../nbs/20_metrics.ipynb #26459fea
+# %% ../nbs/20_metrics.ipynb #07cb78f3
 def auprc(
     maps,  # anomaly maps [N,1,H,W]
     masks,  # true lesions [N,1,H,W], bool
@@ -38,7 +38,7 @@ def auprc(
     maps, masks = _pixels(maps, masks)
     return float(average_precision_score(masks.ravel(), maps.ravel()))
 
-# %% ../nbs/20_metrics.ipynb #8222e0f6
+# %% ../nbs/20_metrics.ipynb #a66e0dbc
 def best_dice(
     maps,  # anomaly maps [N,1,H,W]
     masks,  # true lesions [N,1,H,W], bool
@@ -50,7 +50,7 @@ def best_dice(
     k = dice[:-1].argmax()  # the curve's last point marks nothing
     return float(dice[k]), float(maps[maps < scores[k]].max(initial=-np.inf))
 
-# %% ../nbs/20_metrics.ipynb #a98461cc
+# %% ../nbs/20_metrics.ipynb #13f31807
 def dice_at(
     maps,  # anomaly maps [N,1,H,W]
     masks,  # true lesions [N,1,H,W], bool
@@ -67,7 +67,7 @@ def _overlap(maps, masks, threshold: float) -> tuple:  # three of [N]: pixels ma
     marked = maps > threshold
     return marked.sum(1), (marked & masks).sum(1), masks.sum(1)
 
-# %% ../nbs/20_metrics.ipynb #5269760a
+# %% ../nbs/20_metrics.ipynb #20d74c1f
 SIZES = ("small", "medium", "large")
 
 
@@ -79,7 +79,7 @@ def size_class(
     area = masks.sum((1, 2, 3)) * (PAPER.image_size**2 / masks[0].size)  # in pixels of 128 x 128
     return np.array(["", *SIZES])[np.digitize(area, PAPER.lesion_size_cuts, right=True)]
 
-# %% ../nbs/20_metrics.ipynb #58071034
+# %% ../nbs/20_metrics.ipynb #ce01cb8d
 def image_level(
     scores,  # one score a slice [N]
     labels,  # whether the slice has a lesion [N], bool
@@ -89,7 +89,7 @@ def image_level(
     if labels.all() or not labels.any(): raise ValueError("image-level metrics need slices with and slices without a lesion")
     return dict(auroc=float(roc_auc_score(labels, scores)), auprc=float(average_precision_score(labels, scores)))
 
-# %% ../nbs/20_metrics.ipynb #790cb047
+# %% ../nbs/20_metrics.ipynb #ea93b2ec
 def restoration(
     x: torch.Tensor,  # scans [N,1,H,W] in [0,1]
     restored: torch.Tensor,  # pseudo-healthy images [N,1,H,W] in [0,1]
@@ -105,7 +105,7 @@ def restoration(
         mae=absolute.mean((1, 2, 3)).cpu().numpy(), ssim=[mean for mean, _ in pairs], lpips=lpips_distance(x, restored, spatial=False).cpu().numpy(),
         mae_healthy=inside(absolute), ssim_healthy=inside(similarity), lpips_healthy=inside(perceptual)))
 
-# %% ../nbs/20_metrics.ipynb #bd89192e
+# %% ../nbs/20_metrics.ipynb #35fac504
 class Sweep:
     "AUPRC and best Dice of a cohort for many weightings of its slices at once."
     def __init__(self,
@@ -136,7 +136,7 @@ class Sweep:
 def _count_from(scores, slices: list) -> np.ndarray:  # [N,L], pixels of each slice with at least each score
     return np.array([len(s) - np.searchsorted(s, scores, side="left") for s in slices], dtype=float)
 
-# %% ../nbs/20_metrics.ipynb #8db70ce8
+# %% ../nbs/20_metrics.ipynb #209a3e21
 def bootstrap(
     statistic: Callable,  # weights of the slices [R,N] -> results [R] or [R,K]
     subjects,  # subject of each slice [N]
@@ -164,7 +164,7 @@ def weighted_mean(
         with np.errstate(invalid="ignore"): return (weights @ np.nan_to_num(values)) / (weights @ known)
     return statistic
 
-# %% ../nbs/20_metrics.ipynb #42ce9543
+# %% ../nbs/20_metrics.ipynb #8204b448
 def evaluate(
     maps,  # anomaly maps [N,1,H,W]
     masks,  # true lesions [N,1,H,W], bool
@@ -183,7 +183,7 @@ def evaluate(
         keep = np.flatnonzero((sizes == size) | (size == "all"))
         if size != "all" and not lesioned[keep].any(): continue
         jobs = [(("auprc", "best_dice"), Sweep(maps[keep], masks[keep]))]
-        if threshold is not None: jobs.append((("dice", "slice_dice"), _dice_statistic(maps[keep], masks[keep], threshold)))
+        if threshold is not None: jobs.append((("dice", "slice_dice"), dice_statistic(maps[keep], masks[keep], threshold)))
         if restored is not None: jobs.append((tuple(restored.columns), weighted_mean(restored.to_numpy()[keep])))
         if not lesioned[keep].all():
             jobs.append((("image_auroc", "image_auprc"), _image_statistic(maps.max((1, 2, 3)) if scores is None else scores, lesioned)))
@@ -192,8 +192,8 @@ def evaluate(
             rows += [(name, size, *numbers, len(keep)) for name, *numbers in zip(names, *results)]
     return pd.DataFrame(rows, columns=["metric", "size", "value", "low", "high", "n"])
 
-# %% ../nbs/20_metrics.ipynb #207a430d
-def _dice_statistic(maps, masks, threshold: float) -> Callable:  # weights [R,N] -> [R,2], pooled and mean over slices
+# %% ../nbs/20_metrics.ipynb #c67f4d2b
+def dice_statistic(maps, masks, threshold: float) -> Callable:  # weights [R,N] -> [R,2], pooled and mean over slices
     marked, found, true = _overlap(maps, masks, threshold)
     mean = weighted_mean(dice_at(maps, masks, threshold)[1])
     def statistic(weights):

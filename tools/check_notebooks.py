@@ -25,8 +25,8 @@ def notebooks() -> list:
 
 
 def parameterised() -> list:
-    "The notebooks that papermill runs."
-    return [p for p in notebooks() if p.parent.name == "paper" or p.stem in ("eval", "train", "cohort")]
+    "The notebooks that papermill runs: all but the landing page and the library's."
+    return [p for p in notebooks() if p.stem != "index" and not re.match(r"\d\d_", p.stem)]
 
 
 def cells(notebook: Path) -> list: return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -59,7 +59,8 @@ def exported() -> list:
 
 
 def clean() -> list:
-    return [f"{name}: holds execution counts or metadata of a run; run `make clean-notebooks`" for name in changed_by("nbdev_clean", "nbs", "*.ipynb")]
+    return [f"{name}: holds execution counts or metadata of a run; run `make clean-notebooks`"
+            for name in changed_by("nbdev_clean", "nbs", "*.ipynb")]
 
 
 def parameters() -> list:

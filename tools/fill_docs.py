@@ -1,6 +1,6 @@
 """Fill the generated parts of the documents: numbers in prose come from files, never from a keyboard.
 
-A block between `<!-- file: PATH -->` and `<!-- end -->` holds the text of that file, and one between `<!-- weights: NAME -->` and
+A block between `<!-- tables: PATH -->` and `<!-- end -->` holds the first two tables of that file and the sentences between them, and one between `<!-- weights: NAME -->` and
 `<!-- end -->` what the header and the calibration of bundled weights say. `python tools/fill_docs.py` fills them,
 `python tools/fill_docs.py --check` only says whether they are up to date.
 """
@@ -15,7 +15,7 @@ from autoddpm.unet import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "autoddpm/weights/README.md")
-BLOCK = re.compile(r"(<!-- (file|weights): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (tables|weights): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def weights_table(name: str) -> str:
@@ -39,15 +39,19 @@ def calibration_lines(name: str) -> list:
     lines = ["", "| calibrated map | settings | slices | 5 % | 2 % | 1 % |", "| --- | --- | --- | --- | --- | --- |"]
     for entry in read_calibration(name):
         coarse, again = entry["settings"]["coarse"], entry["settings"].get("resample")
-        how = f"level {coarse['level']}, {coarse['steps'] or 'all'} steps" + (f"; re-sampled from {again['level']}, {again['count'] or 'all'} levels" if again else "")
-        cells = [f"{t['threshold']:.4f} ({t['uncorrected']:.4f})" for t in entry["targets"].values()]
+        how = f"level {coarse['level']}, {coarse['steps'] or 'all'} steps"
+        if again: how += f"; re-sampled from {again['level']}, {again['count'] or 'all'} levels"
+        cells = [f"{t['threshold'] or float('inf'):.4f} ({t['uncorrected']:.4f})" for t in entry["targets"].values()]
         lines.append(f"| {entry['what']} | {how} | {entry['slices']} | " + " | ".join(cells) + " |")
     return lines if len(lines) > 3 else []
 
 
 def content(kind: str, name: str) -> str:
     if kind == "weights": return weights_table(name)
-    return (ROOT / name).read_text(encoding="utf-8").rstrip("\n") + "\n"
+    text = (ROOT / name).read_text(encoding="utf-8")
+    first, by_size = (m.group() for m in list(re.finditer(r"(?:^\|.*\n)+", text, re.MULTILINE))[:2])
+    said = "".join(f"{line}\n" for line in text.splitlines() if " loses to " in line)
+    return f"\n{first}\n{by_size}\n{said}\n"
 
 
 def main() -> int:

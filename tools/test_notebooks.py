@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import check_notebooks
@@ -64,11 +65,19 @@ def test_train(out: Path):
 
 def refuses_unknown(name: str):
     def test(out: Path):
-        run = papermill(name, out, dataste="atlas")
+        run = papermill(name, out, dataste="atlas", out_dir=out)
         assert run.returncode, "it ran with the parameter `dataste`"
         assert "ValueError" in run.stderr and "dataste" in run.stderr, "it failed for another reason:\n" + run.stderr[-800:]
     test.__doc__ = f"{name}.ipynb: a parameter it does not have is refused."
     return test
+
+
+def attempt(test) -> tuple:  # whether it passed, and what to say about it
+    start = time.time()
+    with tempfile.TemporaryDirectory() as out:
+        try: test(Path(out))
+        except Exception as error: return False, f"FAILED {test.__doc__} ({time.time() - start:.0f} s)\n       {error}"
+    return True, f"ok     {test.__doc__} ({time.time() - start:.0f} s)"
 
 
 def main() -> int:  # 0 if all passed
@@ -82,15 +91,11 @@ def main() -> int:  # 0 if all passed
     step("nbdev_test: every notebook, two at a time")
     counts.append(test_library())
 
-    step("papermill: evaluate and train with small parameters")
-    for test in (test_eval, refuses_unknown("eval"), test_train, refuses_unknown("train")):
-        start = time.time()
-        with tempfile.TemporaryDirectory() as out:
-            try: test(Path(out))
-            except Exception as error: ok, why = False, f"\n       {error}"
-            else: ok, why = True, ""
-        print(f"{'ok    ' if ok else 'FAILED'} {test.__doc__} ({time.time() - start:.0f} s){why}", flush=True)
-        counts.append((ok, not ok))
+    step("papermill: evaluate and train with small parameters, two at a time")
+    with ThreadPoolExecutor(2) as pool:
+        for ok, said in pool.map(attempt, (test_eval, test_train, refuses_unknown("eval"), refuses_unknown("train"))):
+            print(said, flush=True)
+            counts.append((ok, not ok))
 
     good, bad = (sum(c) for c in zip(*counts))
     print(f"\n{good} passed, {bad} failed", flush=True)
