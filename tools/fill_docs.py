@@ -41,7 +41,7 @@ def calibration_lines(name: str) -> list:
         coarse, again = entry["settings"]["coarse"], entry["settings"].get("resample")
         how = f"level {coarse['level']}, {coarse['steps'] or 'all'} steps"
         if again: how += f"; re-sampled from {again['level']}, {again['count'] or 'all'} levels"
-        cells = [f"{t['threshold'] or float('inf'):.4f} ({t['uncorrected']:.4f})" for t in entry["targets"].values()]
+        cells = [f"{'inf' if t['threshold'] is None else format(t['threshold'], '.4f')} ({t['uncorrected']:.4f})" for t in entry["targets"].values()]
         lines.append(f"| {entry['what']} | {how} | {entry['slices']} | " + " | ".join(cells) + " |")
     return lines if len(lines) > 3 else []
 
@@ -54,7 +54,7 @@ def content(kind: str, name: str) -> str:
     return f"\n{first}\n{by_size}\n{said}\n"
 
 
-def main() -> int:
+def main(check: bool) -> int:
     stale = []
     for document in DOCUMENTS:
         path = ROOT / document
@@ -62,10 +62,10 @@ def main() -> int:
         new = BLOCK.sub(lambda m: m[1] + content(m[2], m[3]) + m[4], old)
         if new == old: continue
         stale.append(document)
-        if "--check" not in sys.argv: path.write_text(new, encoding="utf-8")
-    if stale: print(("out of date: " if "--check" in sys.argv else "filled: ") + ", ".join(stale))
-    if stale and "--check" in sys.argv: print("remedy: python tools/fill_docs.py")
-    return int(bool(stale) and "--check" in sys.argv)
+        if not check: path.write_text(new, encoding="utf-8")
+    if stale: print(("out of date: " if check else "filled: ") + ", ".join(stale))
+    if stale and check: print("remedy: python tools/fill_docs.py")
+    return int(bool(stale) and check)
 
 
-if __name__ == "__main__": sys.exit(main())
+if __name__ == "__main__": sys.exit(main("--check" in sys.argv))

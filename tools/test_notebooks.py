@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import check_notebooks
+import fill_docs
 import pandas as pd
 from autoddpm.unet import load_checkpoint
 
@@ -87,6 +88,10 @@ def main() -> int:  # 0 if all passed
     step("are the notebooks exported, clean, parameterised, small and portable?")
     failed = check_notebooks.main()
     counts.append((len(check_notebooks.CHECKS) - failed, failed))
+
+    step("are the numbers in the documents those of the result files?")
+    stale = fill_docs.main(check=True)
+    counts.append((1 - stale, stale))
 
     step("nbdev_test: every notebook, two at a time")
     counts.append(test_library())
