@@ -6,7 +6,7 @@
 __all__ = ['VARIANTS', 'CHAINS', 'Detection', 'join_detections', 'Variant', 'plain_settings', 'find_threshold',
            'read_calibration', 'Detector', 'autoddpm_settings', 'network_calls', 'AutoDDPM', 'AnoDDPM']
 
-# %% ../nbs/13_detect.ipynb #4e404a66
+# %% ../nbs/13_detect.ipynb #1ef7115b
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from .resample import resample, resample_levels
 from .stitch import stitch
 from .store import STAGES, write_record, write_stage
 
-# %% ../nbs/13_detect.ipynb #a32ea6dc
+# %% ../nbs/13_detect.ipynb #3ee16088
 @dataclass
 class Detection:
     "Every stage of a detection, [B,1,H,W] each; stages that a method does not have are None."
@@ -35,7 +35,7 @@ class Detection:
     stitched: torch.Tensor | None = None  # in [0,1]
     record: dict | None = None  # what made it: weights, settings, seed, network calls a scan, versions
 
-# %% ../nbs/13_detect.ipynb #5260040d
+# %% ../nbs/13_detect.ipynb #c12c4c83
 def join_detections(parts: list, record: dict) -> Detection:
     "One detection from those of consecutive batches."
     names = [n for n, v in vars(parts[0]).items() if torch.is_tensor(v)]
@@ -49,7 +49,7 @@ def _save(folder, x: torch.Tensor, detection: Detection):
         if stages[stage] is not None: write_stage(folder, stage, stages[stage])
     write_record(folder, detection.record | dict(score=detection.score.tolist()))
 
-# %% ../nbs/13_detect.ipynb #1d4db90d
+# %% ../nbs/13_detect.ipynb #47193eb3
 @dataclass(frozen=True)
 class Variant:
     "In what the published forms of AutoDDPM differ."
@@ -67,13 +67,13 @@ VARIANTS = dict(
     head=Variant(score="mean", scale_twice=True, clip=(-1.0, 1.0), renoise_below=True, stale_end=True),
     genai=Variant(score="mean", noise_level_recon=300, pooled=True))
 
-# %% ../nbs/13_detect.ipynb #f6d3d77d
+# %% ../nbs/13_detect.ipynb #df51a064
 CHAINS = dict(
     paper=dict(),
     fast=dict(steps=25, inpaint_levels=7, resample_steps=4),
     tuned=dict(noise_level_recon=300, noise_level_inpaint=150, steps=25, inpaint_levels=7, resample_steps=4))
 
-# %% ../nbs/13_detect.ipynb #c8a229f4
+# %% ../nbs/13_detect.ipynb #c186a638
 def plain_settings(settings: dict) -> dict: return json.loads(json.dumps(settings))  # tuples become lists, as in a file
 
 
@@ -103,7 +103,7 @@ def read_calibration(
     if record["weights"] != sha256(weights): raise ValueError(f"{path}: made for other weights than {weights.name}; calibrate again")
     return record["entries"]
 
-# %% ../nbs/13_detect.ipynb #32bd2411
+# %% ../nbs/13_detect.ipynb #f9ef3b9b
 class Detector:
     "A model with its weights' identity and thresholds."
     method = ""
@@ -134,7 +134,7 @@ class Detector:
         if save_to is not None: _save(save_to, x, detection)
         return detection
 
-# %% ../nbs/13_detect.ipynb #4dbe8355
+# %% ../nbs/13_detect.ipynb #3f0715e7
 def autoddpm_settings(
     noise_level_recon: int | None = None,  # level of the coarse pass; None: the variant's (200)
     noise_level_inpaint: int = PAPER.noise_level_inpaint,  # level re-sampling starts from
@@ -161,7 +161,7 @@ def network_calls(settings: dict) -> int:
     again = settings.get("resample")
     return calls + (len(resample_levels(again["level"], again["count"])) * again["repeats"] if again else 0)
 
-# %% ../nbs/13_detect.ipynb #14193023
+# %% ../nbs/13_detect.ipynb #b2a196e3
 class AutoDDPM(Detector):
     "Mask, stitch and re-sample (Bercea et al. 2023)."
     method = "autoddpm"
@@ -193,7 +193,7 @@ class AutoDDPM(Detector):
         score = pixels.amax(1) if s["score"] == "max" else pixels.mean(1)
         return Detection(x_ph, restored, anomaly_map, score, likelihood, mask, stitch(x, x_ph, mask))
 
-# %% ../nbs/13_detect.ipynb #d31ff8b8
+# %% ../nbs/13_detect.ipynb #3fb8a640
 class AnoDDPM(Detector):
     "Noise, denoise, compare (Wyatt et al. 2022)."
     method = "anoddpm"

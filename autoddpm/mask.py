@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['coarse_pass', 'scaled_residual', 'anomaly_likelihood', 'anomaly_mask', 'mask_stage']
 
-# %% ../nbs/10_mask.ipynb #6c4606ed
+# %% ../nbs/10_mask.ipynb #9d6bc932
 import torch
 import torch.nn.functional as F
 
@@ -14,7 +14,7 @@ from .ddpm import DDPM
 from .perceptual import lpips_distance
 from .store import read_stage, write_stage
 
-# %% ../nbs/10_mask.ipynb #e073ba5b
+# %% ../nbs/10_mask.ipynb #8d0e9683
 def coarse_pass(
     model: DDPM,
     x: torch.Tensor,  # scans [B,1,H,W] in [0,1]
@@ -25,7 +25,7 @@ def coarse_pass(
     "The pseudo-healthy image of each scan."
     return model.pseudo_healthy(x, level, image_generators(x, seed, "coarse"), **walk)
 
-# %% ../nbs/10_mask.ipynb #707f2e67
+# %% ../nbs/10_mask.ipynb #84d2895d
 def scaled_residual(
     x: torch.Tensor,  # scans [B,1,H,W]
     x_ph: torch.Tensor,  # pseudo-healthy images, like x
@@ -36,7 +36,7 @@ def scaled_residual(
     p95 = residual.flatten(0 if pooled else 1).quantile(0.95, dim=-1).clamp(min=1e-6)
     return (residual / p95.view(-1, 1, 1, 1)).clamp(max=1)
 
-# %% ../nbs/10_mask.ipynb #669a08e5
+# %% ../nbs/10_mask.ipynb #3bb3c957
 def anomaly_likelihood(
     x: torch.Tensor,  # scans [B,1,H,W] in [0,1]
     x_ph: torch.Tensor,  # pseudo-healthy images, like x
@@ -47,7 +47,7 @@ def anomaly_likelihood(
     "Pixel-wise times perceptual difference: how unlikely a pixel is in a healthy head."
     return scaled_residual(x, x_ph, pooled) * lpips_distance(x, x_ph, trunk, scale_twice=scale_twice)
 
-# %% ../nbs/10_mask.ipynb #7f013d0c
+# %% ../nbs/10_mask.ipynb #568c2b19
 def anomaly_mask(
     likelihood: torch.Tensor,  # [B,1,H,W]
     threshold: float | str,  # a number, or "p95" for each slice's 95th percentile
@@ -57,7 +57,7 @@ def anomaly_mask(
     elif isinstance(threshold, str): raise ValueError(f"masking threshold {threshold!r}: give a number, or \"p95\"")
     return F.max_pool2d((likelihood > threshold).to(likelihood), 3, stride=1, padding=1) > 0
 
-# %% ../nbs/10_mask.ipynb #c5593a26
+# %% ../nbs/10_mask.ipynb #85d53334
 def mask_stage(
     folder,  # folder with the stages `likelihood`
     threshold: float | str,  # as in `anomaly_mask`
