@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .baselines import Intensity, MeanSlice
 from .calibrate import TARGETS, calibration_entry, head_mask
 from .config import PAPER, data_root as places, repo_root, weights_root
-from .data import Slice, load_dataset
+from .data import load_dataset
 from .ddpm import SAMPLERS
 from .detect import CHAINS, AnoDDPM, AutoDDPM, Detection, join_detections, plain_settings, autoddpm_settings, find_threshold, network_calls
 from .metrics import SIZES, dice_statistic, bootstrap, evaluate, restoration, size_class, weighted_mean

@@ -6,10 +6,7 @@
 __all__ = ['SAMPLERS', 'DDPM', 'walk_levels', 'discretized_log_likelihood', 'find_weights', 'load_ddpm']
 
 # %% ../nbs/07_ddpm.ipynb #4841c159
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 

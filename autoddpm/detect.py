@@ -9,7 +9,7 @@ __all__ = ['VARIANTS', 'CHAINS', 'Detection', 'join_detections', 'Variant', 'pla
 # %% ../nbs/13_detect.ipynb #1ef7115b
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from tqdm.auto import tqdm

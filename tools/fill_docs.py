@@ -4,7 +4,6 @@ A block between `<!-- tables: PATH -->` and `<!-- end -->` holds the first two t
 `<!-- end -->` what the header and the calibration of bundled weights say. `python tools/fill_docs.py` fills them,
 `python tools/fill_docs.py --check` only says whether they are up to date.
 """
-import json
 import re
 import sys
 from pathlib import Path
