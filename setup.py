@@ -28,5 +28,5 @@ setup(
         "dev": shlex.split(cfg["dev_requirements"]),
         "lpips": shlex.split(cfg["lpips_requirements"]),
     },
-    entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
+    entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"], "console_scripts": cfg["console_scripts"].split()},
 )

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'repo_root', 'data_root', 'weights_root', 'PaperSettings', 'image_generators', 'sha256', 'code_version',
-           'provenance', 'write_json', 'notebook_parameters', 'check_parameters']
+           'provenance', 'write_json', 'notebook_parameters', 'check_parameters', 'progress_bar']
 
-# %% ../nbs/00_config.ipynb #6a8f6532
+# %% ../nbs/00_config.ipynb #18ccfb42
 import ast
 import difflib
 import hashlib
@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm import tqdm as plain_tqdm
+from tqdm.auto import tqdm
 
-# %% ../nbs/00_config.ipynb #e8348842
+# %% ../nbs/00_config.ipynb #9e84ae5d
 def repo_root() -> Path:  # the clone if there is one, else the working directory
     "Folder that holds `data/` and `figures/`."
     clone = Path(__file__).resolve().parent.parent
@@ -36,7 +38,7 @@ def weights_root() -> Path:
     "Folder in the package that holds the bundled weights."
     return Path(__file__).resolve().parent / "weights"
 
-# %% ../nbs/00_config.ipynb #62082d63
+# %% ../nbs/00_config.ipynb #a5b02ff6
 @dataclass(frozen=True)
 class PaperSettings:
     "Settings of AutoDDPM as published (Bercea et al. 2023, arXiv 2305.19643) and in the authors' configuration files."
@@ -57,7 +59,7 @@ class PaperSettings:
 
 PAPER = PaperSettings()
 
-# %% ../nbs/00_config.ipynb #00abed6b
+# %% ../nbs/00_config.ipynb #e7375c31
 def image_generators(
     images: torch.Tensor,  # [B,C,H,W]; each image's pixels enter its seed
     seed: int,  # the user's seed
@@ -70,7 +72,7 @@ def image_generators(
         generators.append(torch.Generator(images.device).manual_seed(int.from_bytes(digest[:7], "big")))
     return generators
 
-# %% ../nbs/00_config.ipynb #e7f01c8a
+# %% ../nbs/00_config.ipynb #948b90c9
 def sha256(path) -> str:  # first 16 hexadecimal digits
     "Short hash of a file's content."
     digest = hashlib.sha256()
@@ -89,7 +91,7 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return version
 
-# %% ../nbs/00_config.ipynb #0a551bcf
+# %% ../nbs/00_config.ipynb #356acfaf
 def provenance(
     **facts,  # whatever else belongs beside the result; has to be JSON
 ) -> dict:
@@ -107,7 +109,7 @@ def write_json(path, record: dict) -> Path:
     aside.replace(path)
     return path
 
-# %% ../nbs/00_config.ipynb #22b37d3f
+# %% ../nbs/00_config.ipynb #4f07e8b6
 def notebook_parameters(
     name: str,  # of a notebook in nbs/, without its ending
 ) -> dict:  # defaults by name
@@ -136,3 +138,13 @@ def check_parameters(
             raise ValueError(f"parameter {key} = {value!r}: should be of type {type(known[key]).__name__}, as in {key} = {known[key]!r}")
         if type(value) in (int, float) and value < (key == "batch_size"): raise ValueError(f"parameter {key} = {value}: too small")
     return {key: given.get(key, default) for key, default in known.items()}
+
+# %% ../nbs/00_config.ipynb #5e330a8b
+def progress_bar(
+    total: int,  # steps to come
+    **shown,  # keywords of `tqdm`: desc, unit, disable
+) -> plain_tqdm:  # to be closed, or used in `with`
+    "A bar on the screen, or in the file that `AUTODDPM_PROGRESS` names."
+    file = os.environ.get("AUTODDPM_PROGRESS")
+    if not file: return tqdm(total=total, **shown)
+    return plain_tqdm(total=total, **shown | dict(disable=False, file=open(file, "w", encoding="utf-8"), ascii=True, ncols=80))
