@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test export clean-notebooks
+.PHONY: help demo figures figures-smoke test export clean-notebooks
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' Makefile
@@ -16,6 +16,12 @@ demo: $(INSTALLED)  ## evaluate the bundled weights on the bundled simulated coh
 	@table=$$(ls -t runs/eval/*/results.md | head -n 1); echo; cat "$$table"; \
 	  echo; echo "Table:    $$table"; echo "Pictures:"; ls "$$(dirname "$$table")"/*.png | sed 's/^/          /'; \
 	  echo "Notebook: out.ipynb, as it ran, with the pictures in it"
+
+figures-smoke: $(INSTALLED)  ## every figure and table of the paper from a few simulated slices, to see that all of it runs; only what is out of date
+	$(BIN)/autoddpm reproduce --profile smoke --source simulated --jobs 2
+
+figures: $(INSTALLED)  ## every figure and table of the paper in full; hours without a GPU, and only what is out of date
+	$(BIN)/autoddpm reproduce --profile full
 
 test: $(INSTALLED)  ## check the notebooks and what is exported from them, and run them all
 	@$(BIN)/python tools/test_notebooks.py

@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'TRIVIAL', 'RESTORATION', 'evenly', 'Cohort', 'load_cohort
            'build_methods', 'batch_request', 'store_detection', 'stored_detection', 'run_batch', 'Outcome', 'stack',
            'run_methods', 'slice_table', 'dice_metric', 'measure']
 
-# %% ../nbs/17_compare.ipynb #159d8909
+# %% ../nbs/17_compare.ipynb #a5068cfe
 import hashlib
 import os
 import time
@@ -22,14 +22,14 @@ from tqdm.auto import tqdm
 
 from .baselines import Intensity, MeanSlice
 from .calibrate import TARGETS, calibration_entry, head_mask
-from .config import PAPER, data_root as places, repo_root, weights_root
-from .data import load_dataset
+from .config import PAPER, data_root as places, progress_bar, repo_root, sha256, weights_root
+from .data import lesioned_slices, load_dataset
 from .ddpm import SAMPLERS
 from .detect import CHAINS, AnoDDPM, AutoDDPM, Detection, join_detections, plain_settings, autoddpm_settings, find_threshold, network_calls
 from .metrics import SIZES, dice_statistic, bootstrap, evaluate, restoration, size_class, weighted_mean
 from .store import STAGES, read_record, read_stage, write_record, write_stage
 
-# %% ../nbs/17_compare.ipynb #b0b81bd3
+# %% ../nbs/17_compare.ipynb #72450a23
 def evenly(
     items,  # a sequence
     limit: int,  # at most so many of them; 0: all
@@ -38,7 +38,7 @@ def evenly(
     n = min(limit or len(items), len(items))
     return [items[i] for i in np.linspace(0, len(items) - 1, n).round().astype(int)] if n else []
 
-# %% ../nbs/17_compare.ipynb #2efaad29
+# %% ../nbs/17_compare.ipynb #ac608e47
 @dataclass
 class Cohort:
     "What an evaluation runs on."
@@ -60,14 +60,29 @@ def _healthy_of(data, slices: list) -> tuple:  # (sequence of healthy slices, wh
     except FileNotFoundError: return [], "none"
     return healthy, repr(healthy)
 
-# %% ../nbs/17_compare.ipynb #2267649c
+# %% ../nbs/17_compare.ipynb #b0fbff1f
+def _load_strokes(source: str, root, limit: int) -> Cohort:
+    "Real heads with real outlines: as many lesioned slices as healthy ones, of the same people."
+    outlines = places() / "outlines_z23.npz"
+    data = load_dataset("ixi", root=root or None, split="val", source="real")
+    if not outlines.is_file():
+        raise FileNotFoundError(f"{outlines}: no lesion outlines; an npz file with the array `outlines`, bool (n, 233, 197), as data/README.md says")
+    if source == "simulated": raise ValueError("ixi-strokes: real heads cannot be simulated; ask for dataset simulated")
+    healthy = evenly(data, limit)
+    lesioned = lesioned_slices(healthy, np.load(outlines)["outlines"], seed=0)
+    facts = dict(dataset="ixi-strokes", simulated=False, split="val", fingerprint=f"{data.fingerprint}-{sha256(outlines)}", healthy_from=repr(data),
+                 lesioned=len(lesioned), lesioned_in_set=len(data), healthy=len(healthy), healthy_in_set=len(data))
+    return Cohort(lesioned, healthy, "ixi-strokes", False, ["Heads and outlines are real; the darkness inside the outlines is drawn."], facts)
+
+# %% ../nbs/17_compare.ipynb #0019f71a
 def load_cohort(
-    dataset: str,  # name, as in `load_dataset`
+    dataset: str,  # name, as in `load_dataset`, or "ixi-strokes"
     source: str = "auto",  # "auto", "real" or "simulated"
     data_root: str = "",  # where it lies; "": its usual place
     limit: int = 0,  # at most so many lesioned and so many healthy slices; 0: all
 ) -> Cohort:
     "Lesioned and healthy slices of a data set by name."
+    if dataset == "ixi-strokes": return _load_strokes(source, data_root, limit)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data = load_dataset(dataset, root=data_root or None, source=source)
@@ -86,7 +101,7 @@ def load_cohort(
                       lesioned=len(used.lesioned), lesioned_in_set=len(lesioned), healthy=len(used.healthy), healthy_in_set=len(healthy))
     return used
 
-# %% ../nbs/17_compare.ipynb #b8ce686a
+# %% ../nbs/17_compare.ipynb #f32df515
 def chain_settings(
     chain: str = "fast",  # a name in `CHAINS`
     variant: str = "paper",  # a name in `VARIANTS`
@@ -118,7 +133,7 @@ def chain_note(
     if settings == chain_settings("paper"): return note
     return f"{note} It stands for the paper's chain of {paper} calls, which `chain = \"paper\"` runs."
 
-# %% ../nbs/17_compare.ipynb #5e240511
+# %% ../nbs/17_compare.ipynb #80b5810d
 @dataclass
 class Method:
     "A detector with the keywords it is called with."
@@ -132,7 +147,7 @@ class Method:
         if self.name == "autoddpm": return network_calls(autoddpm_settings(**{k: v for k, v in self.settings.items() if k != "masking_threshold"}))
         return network_calls(dict(coarse=dict(level=self.settings["noise_level"], steps=self.settings["steps"]))) if self.settings else 0
 
-# %% ../nbs/17_compare.ipynb #4f6d9ba0
+# %% ../nbs/17_compare.ipynb #813953d0
 def _masking_threshold(value, detector, settings: dict):
     "A number or `p95` as given; else the one calibrated for these weights and settings."
     if value not in ("", None, "p95"):
@@ -158,7 +173,7 @@ def _build(name: str, weights, simplex_weights, settings, masking_threshold, dev
     for level in levels: detector.model.check_level(level)
     return method
 
-# %% ../nbs/17_compare.ipynb #711ffcc4
+# %% ../nbs/17_compare.ipynb #102f59d5
 METHODS = ("autoddpm", "anoddpm", "anoddpm-simplex", "mean-slice", "intensity")
 TRIVIAL = ("mean-slice", "intensity")
 
@@ -181,7 +196,7 @@ def build_methods(
         raise ValueError(f"anoddpm-simplex: the weights {simplex_weights} were trained with Gaussian noise; give simplex_weights of simplex noise")
     return methods
 
-# %% ../nbs/17_compare.ipynb #a63f6dc9
+# %% ../nbs/17_compare.ipynb #3b063803
 _CODE = ("baselines", "ddpm", "detect", "mask", "noise", "perceptual", "resample", "schedule", "stitch", "unet")
 
 
@@ -198,7 +213,7 @@ def batch_request(
     return plain_settings(dict(method=method.name, weights=method.detector.identity, settings=method.settings, seed=seed, code=code,
                        images=_digest(str(tuple(images.shape)).encode(), images.contiguous().numpy().tobytes())))
 
-# %% ../nbs/17_compare.ipynb #ef7ecc27
+# %% ../nbs/17_compare.ipynb #7c244459
 def store_detection(
     folder,  # one batch; made if missing
     x: torch.Tensor,  # scans [B,1,H,W]
@@ -223,7 +238,7 @@ def stored_detection(
     except (FileNotFoundError, ValueError): return None
     return Detection(**stages, score=torch.tensor(record.pop("score")), record=record)
 
-# %% ../nbs/17_compare.ipynb #1b9eae04
+# %% ../nbs/17_compare.ipynb #e364f070
 class _Coarse:
     "Stands in for a network whose coarse pass is known."
     def __init__(self, coarse): self.coarse = coarse
@@ -240,7 +255,7 @@ def _with_stored_coarse(method: Method, folder: Path, request: dict):
     same = all(theirs.get(part) == request[part] for part in ("images", "weights", "seed", "code")) and record["settings"]["coarse"] == walk
     return AnoDDPM(_Coarse(read_stage(folder, "coarse")), identity=method.detector.identity) if same else method.detector
 
-# %% ../nbs/17_compare.ipynb #3d286b7d
+# %% ../nbs/17_compare.ipynb #9a35ab9d
 def run_batch(
     method: Method,
     x: torch.Tensor,  # scans [B,1,H,W]
@@ -261,7 +276,7 @@ def run_batch(
     store_detection(folder, x, detection, request=request, seconds=round(time.perf_counter() - started, 2), **shared, **facts)
     return stored_detection(folder, request)
 
-# %% ../nbs/17_compare.ipynb #177ed820
+# %% ../nbs/17_compare.ipynb #8cff1124
 @dataclass
 class Outcome:
     "What one method found."
@@ -288,12 +303,12 @@ def stack(slices: list) -> tuple:  # images [N,1,H,W], masks bool [N,1,H,W]; an 
     masks = [torch.zeros_like(s.image, dtype=torch.bool) if s.mask is None else s.mask for s in slices]
     return torch.stack([s.image for s in slices]), torch.stack(masks)
 
-# %% ../nbs/17_compare.ipynb #7617ce77
+# %% ../nbs/17_compare.ipynb #482a2334
 class _Bar:
     "Progress in network calls times slices."
     def __init__(self, methods: dict, slices: int, shown: bool):
         total = slices * sum(m.calls for m in methods.values())
-        self.bar, self.end = tqdm(total=total, unit="call", unit_scale=True, disable=not (shown and total)), 0
+        self.bar, self.end = progress_bar(total, unit="call", unit_scale=True, disable=not (shown and total)), 0
 
     def called(self, network, given, output) -> None: self.bar.update(len(output))  # what a hook returns would replace the output: None
 
@@ -315,7 +330,7 @@ def _run_group(method: Method, slices: list, group: str, stages: Path, seed: int
         parts.append(bar.run(method, stack(batch)[0], stages, f"{group}-{k:04d}", seed, ids=[s.id for s in batch]))
     return _joined(parts)
 
-# %% ../nbs/17_compare.ipynb #e6816e36
+# %% ../nbs/17_compare.ipynb #3099ce25
 def run_methods(
     lesioned: list,  # of `Slice`
     healthy: list,  # of `Slice`; may be empty
@@ -338,7 +353,7 @@ def run_methods(
     bar.bar.close()
     return outcomes
 
-# %% ../nbs/17_compare.ipynb #9d51ab0e
+# %% ../nbs/17_compare.ipynb #2b38d3cf
 def _slice_rows(slices: list, detection: Detection, threshold: float | None) -> pd.DataFrame:
     x, masks = stack(slices)
     heads, area = head_mask(x), masks.flatten(1).sum(1).numpy()
@@ -364,7 +379,7 @@ def slice_table(
     rows.insert(0, "method", outcome.method)
     return rows[["method", "group", *(c for c in rows if c not in ("method", "group"))]]
 
-# %% ../nbs/17_compare.ipynb #06ff72c5
+# %% ../nbs/17_compare.ipynb #932a677b
 RESTORATION = ("mae", "ssim", "lpips", "mae_healthy", "ssim_healthy", "lpips_healthy")
 
 
@@ -387,7 +402,7 @@ def _dice_rows(maps, masks, subjects, thresholds: dict, n: int, seed: int) -> li
             rows += [(name, size, *three, len(keep)) for name, three in zip((dice_metric(target), f"slice_{dice_metric(target)}"), numbers.T)]
     return rows
 
-# %% ../nbs/17_compare.ipynb #a5d39276
+# %% ../nbs/17_compare.ipynb #403734b1
 def measure(
     outcome: Outcome,
     rows: pd.DataFrame,  # of `slice_table`

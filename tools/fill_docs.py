@@ -1,8 +1,10 @@
 """Fill the generated parts of the documents: numbers in prose come from files, never from a keyboard.
 
-A block between `<!-- tables: PATH -->` and `<!-- end -->` holds the first two tables of that file and the sentences between them, and one between `<!-- weights: NAME -->` and
-`<!-- end -->` what the header and the calibration of bundled weights say. `python tools/fill_docs.py` fills them,
-`python tools/fill_docs.py --check` only says whether they are up to date.
+A block ends with `<!-- end -->` and begins with one of
+- `<!-- tables: PATH -->`: the first two tables of that file and the sentences in it that say who loses to whom;
+- `<!-- file: PATH -->`: all tables of a page made by `runs.table_text`, with its banner and these sentences;
+- `<!-- weights: NAME -->`: what the header and the calibration of bundled weights say.
+`python tools/fill_docs.py` fills them, `python tools/fill_docs.py --check` only says whether they are up to date.
 """
 import re
 import sys
@@ -14,7 +16,7 @@ from autoddpm.unet import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "autoddpm/weights/README.md")
-BLOCK = re.compile(r"(<!-- (tables|weights): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (tables|file|weights): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def weights_table(name: str) -> str:
@@ -45,12 +47,24 @@ def calibration_lines(name: str) -> list:
     return lines if len(lines) > 3 else []
 
 
+def tables_and_losses(text: str) -> tuple:
+    tables = [m.group() for m in re.finditer(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+    return tables, "".join(f"{line}\n" for line in text.splitlines() if " loses to " in line)
+
+
+def page(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    tables, said = tables_and_losses(text)
+    banner = re.findall(r"^\*\*(?:SIMULATED DATA|SMOKE PROFILE).*\*\*\n", text, re.MULTILINE)
+    return "\n" + "\n".join(part for part in (*banner, *tables, said) if part) + "\n"
+
+
 def content(kind: str, name: str) -> str:
     if kind == "weights": return weights_table(name)
-    text = (ROOT / name).read_text(encoding="utf-8")
-    first, by_size = (m.group() for m in list(re.finditer(r"(?:^\|.*\n)+", text, re.MULTILINE))[:2])
-    said = "".join(f"{line}\n" for line in text.splitlines() if " loses to " in line)
-    return f"\n{first}\n{by_size}\n{said}\n"
+    if not (ROOT / name).is_file(): sys.exit(f"{name}: named in a document, but not there; make it first (`autoddpm reproduce {Path(name).stem}`)")
+    if kind == "file": return page(ROOT / name)
+    tables, said = tables_and_losses((ROOT / name).read_text(encoding="utf-8"))
+    return f"\n{tables[0]}\n{tables[1]}\n{said}\n"
 
 
 def main(check: bool) -> int:

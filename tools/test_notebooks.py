@@ -1,4 +1,4 @@
-"""Everything that `make test` checks, with a count as the last line: the static checks, nbdev_test, and small papermill runs."""
+"""Everything that `make test` checks, with a count as the last line: the static checks, nbdev_test, small papermill runs, and the paper's figures on the smoke profile."""
 import os
 import re
 import subprocess
@@ -11,6 +11,7 @@ from pathlib import Path
 import check_notebooks
 import fill_docs
 import pandas as pd
+import test_reproduce
 from autoddpm.unet import load_checkpoint
 
 ROOT, BIN = check_notebooks.ROOT, check_notebooks.BIN
@@ -73,6 +74,13 @@ def refuses_unknown(name: str):
     return test
 
 
+def test_figures() -> tuple:  # (1, 0) if every figure and table of the smoke profile came out, else (0, 1)
+    "`autoddpm reproduce` on the smoke profile, its lines shown as they come."
+    env = {k: v for k, v in os.environ.items() if k != "AUTODDPM_DATA"}
+    done = subprocess.run([BIN / "autoddpm", "reproduce", "--profile", "smoke", "--source", "simulated"], cwd=ROOT, env=env).returncode == 0
+    return (1, 0) if done else (0, 1)
+
+
 def attempt(test) -> tuple:  # whether it passed, and what to say about it
     start = time.time()
     with tempfile.TemporaryDirectory() as out:
@@ -101,6 +109,12 @@ def main() -> int:  # 0 if all passed
         for ok, said in pool.map(attempt, (test_eval, test_train, refuses_unknown("eval"), refuses_unknown("train"))):
             print(said, flush=True)
             counts.append((ok, not ok))
+
+    step("autoddpm reproduce: every figure and table on the smoke profile, two notebooks at a time")
+    counts.append(test_figures())
+
+    step("the runner's promises, on a copy")
+    counts.append(test_reproduce.main())
 
     good, bad = (sum(c) for c in zip(*counts))
     print(f"\n{good} passed, {bad} failed", flush=True)
