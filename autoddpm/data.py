@@ -287,6 +287,11 @@ def _subject(name): return name.split("_")[0] if name.startswith("sub-") else na
 def _stem(path): return Path(path).name.split(".")[0].split("_space-")[0]
 
 
+def _read_table(path, **keywords):
+    try: return pd.read_csv(path, **keywords)
+    except (ValueError, OSError) as error: raise ValueError(f"{path}: no readable table ({' '.join(str(error).split())}); write or download it again") from error
+
+
 def _check_splits(splits, where):
     "No subject in two splits."
     seen = {}
@@ -303,7 +308,7 @@ def read_excluded(
     own = data_root() / "splits" / "excluded.csv"
     path = own if own.is_file() else repo_root() / "data" / "splits" / "excluded.csv"
     if not path.is_file(): return {}
-    table = pd.read_csv(path, dtype=str)
+    table = _read_table(path, dtype=str)
     if list(table.columns) != ["dataset", "id", "reason"]: raise ValueError(f"{path}: columns {', '.join(table.columns)}; name them dataset, id, reason")
     if len(bad := table[table.isna().any(axis=1) | ~table.dataset.isin(HOW)]):
         raise ValueError(f"{path}: row {bad.index[0] + 2} lacks a value or names no data set; give one of {', '.join(HOW)}, an id and a reason")
@@ -338,7 +343,7 @@ def _list_ixi(root, split, sieve):
     if split not in tables: raise ValueError(f"{root}: no split '{split}'; it has {', '.join(tables) or 'none'}: choose one or add {split}.csv")
     names = {}
     for key, path in tables.items():
-        table = pd.read_csv(path)
+        table = _read_table(path)
         if "filename" not in table: raise ValueError(f"{path}: no column 'filename'; name the column of file names so")
         names[key] = sorted(set(table.filename))
         if twice := sorted(table.filename[table.filename.duplicated()]):
@@ -359,7 +364,7 @@ def _list_bids(root, split, sieve):
         if not image.is_file(): raise FileNotFoundError(f"{image}: a mask, but no image of this name; download the set again")
         entries.append(Entry(id, _subject(id), image.relative_to(root).as_posix(), path.relative_to(root).as_posix()))
     if not entries: raise FileNotFoundError(f"{root}: no *{label} in it; {HOW['atlas']}")
-    table = pd.read_csv(root / "participants.tsv", sep="\t") if (root / "participants.tsv").is_file() else pd.DataFrame()
+    table = _read_table(root / "participants.tsv", sep="\t") if (root / "participants.tsv").is_file() else pd.DataFrame()
     splits = {"test": {e.subject for e in entries}}
     if "split" in table:
         splits = {key: list(rows.participant_id) for key, rows in table.groupby("split")}
@@ -396,7 +401,7 @@ def fastmri_table(
     "The labels of fastMRI+."
     path = next(iter(sorted(root.rglob("brain.csv"))), None)
     if path is None: raise FileNotFoundError(f"{root}: no brain.csv in it; {HOW['fastmri']}")
-    table = pd.read_csv(path)
+    table = _read_table(path)
     if missing := [c for c in ("file", "slice", "study_level", "x", "y", "width", "height", "label") if c not in table]:
         raise ValueError(f"{path}: no column {', '.join(missing)}; take brain.csv of fastMRI+ as it is")
     table = table.assign(row=table.index + 2)[table.file.str.contains("AXT1")]
