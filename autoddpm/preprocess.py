@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MNI_SHAPE', 'MNI_AFFINE', 'BOUNDS', 'check_volume', 'dicom_series', 'read_dicom', 'read_volume', 'mni_template',
            'head_template', 'correct_bias', 'Registration', 'register', 'to_mni', 'to_scan', 'head_region',
-           'scale_head', 'suspicions', 'Prepared', 'says_mni', 'preprocess']
+           'scale_head', 'slice_likeness', 'suspicions', 'Prepared', 'says_mni', 'preprocess']
 
 # %% ../nbs/03_preprocess.ipynb #f5736144
 import gzip
@@ -359,6 +359,13 @@ _MEANING = {"cost": "registration found no good match", "contrast": "grey values
 def _mean_slice() -> np.ndarray: return MeanSlice.from_pretrained("healthy_ixi").mean[0].numpy().ravel()
 
 
+def slice_likeness(
+    slice: torch.Tensor,  # [1,128,128]
+) -> float:
+    "Correlation with the mean of the healthy slices that the weights know."
+    return float(np.corrcoef(slice.numpy().ravel(), _mean_slice())[0, 1])
+
+
 def suspicions(
     facts: dict,  # of `Prepared`
 ) -> list:  # of text; empty: nothing to suspect
@@ -372,8 +379,7 @@ def _facts(volume, in_mni, plane, head, top, slice, registration):
     inside = to_mni(nib.Nifti1Image(np.ones(volume.shape, np.uint8), volume.affine), registration, order=0).get_fdata()[:, :, _AXIAL] > 0
     grey = np.asarray(in_mni.dataobj)[brain > 0.2]
     contrast = np.corrcoef(brain[brain > 0.2], grey)[0, 1] if grey.std() > 0 else 0.0
-    likeness = np.corrcoef(slice.numpy().ravel(), _mean_slice())[0, 1]
-    return dict(cost=None if np.isnan(registration.cost) else registration.cost, contrast=float(contrast), likeness=float(likeness), head_area=float(head.sum() / 100),
+    return dict(cost=None if np.isnan(registration.cost) else registration.cost, contrast=float(contrast), likeness=slice_likeness(slice), head_area=float(head.sum() / 100),
         median=float(np.median(plane[head])), coverage=float(inside[brain[:, :, _AXIAL] > 0.2].mean()), thickest_voxel=float(max(nib.affines.voxel_sizes(volume.affine))), top=top)
 
 # %% ../nbs/03_preprocess.ipynb #2cfe5e54
