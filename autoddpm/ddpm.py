@@ -27,11 +27,17 @@ class DDPM(nn.Module):
         prediction: str = "epsilon",  # what the network predicts: "epsilon", "sample" or "v"
         max_level: int = PAPER.num_levels - 1,  # highest noise level the network was trained on
         name: str = "",  # for messages
+        precision: str = "float32",  # of the network's arithmetic: "float32" or "bfloat16"
     ):
         super().__init__()
+        if precision not in ("float32", "bfloat16"): raise ValueError(f"precision {precision!r}: choose float32 or bfloat16")
         if prediction not in ("epsilon", "sample", "v"): raise ValueError(f"prediction {prediction!r}: choose epsilon, sample or v")
         self.unet, self.schedule = unet, Schedule()
-        self.noise_type, self.prediction, self.max_level, self.name = noise_type, prediction, max_level, name
+        self.noise_type, self.prediction, self.max_level, self.name, self.precision = noise_type, prediction, max_level, name, precision
+
+    def predict(self, xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        "The network's output [B,C,H,W] for images at levels t [B], float32; only in here the precision counts."
+        with torch.autocast(xt.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"): return self.unet(xt, t).float()
 
     def check_level(self, level: int):
         "Refuse a noise level that the network was not trained on."
@@ -67,7 +73,7 @@ def loss(self: DDPM,
     eps: torch.Tensor,  # noise like x0, of the model's kind
 ) -> torch.Tensor:  # mean squared error an image [B]
     "How far the network's prediction is from its target."
-    output = self.unet(q_sample(self.schedule, x0, t, eps), t)
+    output = self.predict(q_sample(self.schedule, x0, t, eps), t)
     return (output - self.target(x0, t, eps)).square().flatten(1).mean(1)
 
 # %% ../nbs/07_ddpm.ipynb #ec40833b
@@ -91,7 +97,7 @@ def step(self: DDPM,
     clip: tuple = (0.0, 1.0),  # range of the guessed clean image
 ) -> torch.Tensor:  # images at level s
     "One denoising step from level `t` to level `s`."
-    output = self.unet(xt, torch.full((len(xt),), t, device=xt.device))
+    output = self.predict(xt, torch.full((len(xt),), t, device=xt.device))
     x0 = self.guess_x0(xt, t, output).clamp(*clip)
     mean, sigma = reverse_step(self.schedule, xt, t, s, x0, eta)
     return mean + sigma * self.sample_noise(xt, generators) if sigma > 0 else mean
@@ -156,7 +162,7 @@ def bound_term(self: DDPM,
 ) -> torch.Tensor:  # nats a pixel [B]
     "One term of the variational bound: divergence of the step at level `t`, or of the last one to grey values."
     xt = q_sample(self.schedule, x0, t, eps)
-    guess = self.guess_x0(xt, t, self.unet(xt, torch.full((len(xt),), t, device=xt.device))).clamp(*clip)
+    guess = self.guess_x0(xt, t, self.predict(xt, torch.full((len(xt),), t, device=xt.device))).clamp(*clip)
     mean, sigma = reverse_step(self.schedule, xt, t, t - 1, guess, eta=1.0)
     if t == 0:  # the variance of the last step is zero; the one above it stands in, as in Ho et al.
         _, sigma = reverse_step(self.schedule, xt, 1, 0, guess, eta=1.0)
@@ -192,9 +198,13 @@ def find_weights(
 def load_ddpm(
     name: str = "ixi",  # a bundled name, a .safetensors file, or the authors' .pt
     device: str = "cpu",  # where to run
+    precision: str = "float32",  # or "bfloat16"
+    compiled: bool = False,  # compile the network at its first call, on a GPU with CUDA graphs
 ) -> tuple:  # (DDPM in eval mode, dict of what is known about its training)
     "A trained model by name or path."
     path = find_weights(name)
     unet, meta = load_checkpoint(path)
     known = {k: meta[k] for k in ("noise_type", "prediction", "max_level") if k in meta}
-    return DDPM(unet, name=path.name, **known).to(device).eval(), meta
+    model = DDPM(unet, name=path.name, precision=precision, **known).to(device).eval()
+    if compiled: model.unet.compile(mode="reduce-overhead" if torch.device(device).type == "cuda" else "default")
+    return model, meta

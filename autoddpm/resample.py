@@ -41,6 +41,10 @@ def resample(
 ) -> torch.Tensor:  # restored images [B,1,H,W] in [0,1]; equal to x outside the mask
     "Replace the masked tissue by healthy tissue that fits its surroundings."
     model.check_level(level)
+    if not (some := mask.flatten(1).any(1)).all():  # nothing to replace in some of the scans: they stay as they are
+        restored = x.clone()
+        if some.any(): restored[some] = resample(model, x[some], x_ph[some], mask[some], seed, level, repeats, count, clip, renoise_below, stale_end, progress)
+        return restored
     generators = image_generators(x, seed, "resample")
     def at_level(clean, t): return clean if t < 0 else q_sample(model.schedule, clean, t, model.sample_noise(x, generators))
     levels = resample_levels(level, count)

@@ -21,18 +21,22 @@ class Schedule:
         self.num_levels = num_levels
         self.betas = torch.linspace(beta_start, beta_end, num_levels, dtype=torch.float64)  # [T]
         self.alpha_bar = torch.cat([(1 - self.betas).cumprod(0), torch.ones(1, dtype=torch.float64)])  # [T+1], last: clean
+        self._tables = dict(signal=self.alpha_bar.sqrt(), noise=(1 - self.alpha_bar).sqrt())
+        self._copies = {}  # of the tables, where images lie, so that no level has to come back from there
 
     def signal(self, t, like: torch.Tensor) -> torch.Tensor:
         "`sqrt(alpha_bar_t)`, shaped to multiply `like`."
-        return self._shaped(self.alpha_bar.sqrt(), t, like)
+        return self._shaped("signal", t, like)
 
     def noise(self, t, like: torch.Tensor) -> torch.Tensor:
         "`sqrt(1 - alpha_bar_t)`, shaped to multiply `like`."
-        return self._shaped((1 - self.alpha_bar).sqrt(), t, like)
+        return self._shaped("noise", t, like)
 
-    def _shaped(self, table, t, like):  # t an int or [B] -> scalar or [B,1,1,1]
-        if not torch.is_tensor(t): return table[t].item()
-        return table[t.cpu()].to(like)[:, None, None, None]
+    def _shaped(self, name, t, like):  # t an int or [B] -> scalar or [B,1,1,1]
+        if not torch.is_tensor(t): return self._tables[name][t].item()
+        key = name, like.device, like.dtype
+        if key not in self._copies: self._copies[key] = self._tables[name].to(like.dtype).to(like.device)
+        return self._copies[key][t.to(like.device)][:, None, None, None]
 
 # %% ../nbs/04_schedule.ipynb #b8915215
 def q_sample(
