@@ -43,7 +43,7 @@ def result_facts(
         identity, record, calls = methods[name].detector.identity, outcome.lesioned.record, methods[name].calls
         rows.append(dict(method=name, dataset=cohort.name, data="simulated" if cohort.simulated else "real scans",
                          weights=identity.get("name", ""), weights_sha256=identity.get("sha256", ""),
-                         chain=chain if calls else "", network_calls=calls, seed=seed, code=record["code"]))
+                         chain=chain if methods[name].settings else "", network_calls=calls, seed=seed, code=record["code"]))
     return pd.DataFrame(rows).set_index("method")
 
 # %% ../nbs/18_report.ipynb #9c323b27

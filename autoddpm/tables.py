@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .compare import TRIVIAL, Cohort, Outcome
+from .compare import METHODS, TRIVIAL, Cohort, Outcome
 from .metrics import bootstrap, evaluate, weighted_mean
 from .runs import Run
 
@@ -116,8 +116,8 @@ def text_table(
 def to_fill(
     methods: pd.Series,  # names
 ) -> pd.Series:  # of text
-    "`to fill in` for a method that the paper may have, a dash for one without a network."
-    return pd.Series(np.where(methods.isin(TRIVIAL), "–", "to fill in"), methods.index)
+    "`to fill in` for a method that the paper may have, a dash for the others."
+    return pd.Series(np.where(methods.isin(set(METHODS) - set(TRIVIAL)), "to fill in", "–"), methods.index)
 
 
 def add_paper(
