@@ -8,6 +8,7 @@ __all__ = ['NOTICE', 'inline_image', 'score_histogram', 'write_page']
 # %% ../nbs/32_page.ipynb #07ece1ac
 import base64
 import json
+from contextlib import suppress
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from .figures import PALETTE
+from .output import whole
 from .scans import BAND, LEVEL, STAGES, TILE, summary
 
 # %% ../nbs/32_page.ipynb #c0c13e50
@@ -150,6 +152,6 @@ def write_page(
             "<h2>Scans, by falling score</h2>", _tables(table, set(shown.id), run["levels"]), f"<h2>Pictures</h2>{fewer}{cards}" if cards else "",
             f"<h2>What made this</h2><pre>{escape(json.dumps(facts, indent=1))}</pre>"]
     page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>AutoDDPM: {len(table)} scans</title><style>{_STYLE}</style></head><body>{"".join(body)}</body></html>'
-    aside = out / "report.html.part"
-    aside.write_text(page, encoding="utf-8")
-    return aside.replace(out / "report.html")
+    with whole(out / "report.html", out / ".aside") as part: part.write_text(page, encoding="utf-8")
+    with suppress(OSError): (out / ".aside").rmdir()
+    return out / "report.html"

@@ -13,12 +13,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import unicodedata
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
@@ -36,15 +38,15 @@ from accelerate import PartialState
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from .baselines import MeanSlice
 from .calibrate import head_mask
 from .compare import chain_settings
 from .config import progress_bar, provenance, sha256, weights_root, write_json
-from .data import prepare_slice, read_slice
+from .data import prepare_slice, read_npy, read_slice
 from .ddpm import find_weights
 from .detect import AutoDDPM, autoddpm_settings, find_threshold, network_calls, plain_settings
+from .output import whole, writing
 from .phantom import NATIVE_SHAPE, SLICE_AFFINE, to_native
-from .preprocess import BOUNDS, MNI_AFFINE, MNI_SHAPE, Registration, dicom_series, mni_template, preprocess, read_dicom, scale_head, suspicions, to_scan
+from .preprocess import BOUNDS, MNI_AFFINE, MNI_SHAPE, Registration, dicom_series, mni_template, preprocess, read_dicom, scale_head, slice_likeness, suspicions, to_scan
 
 # %% ../nbs/31_scans.ipynb #4e53f071
 @dataclass(frozen=True)
@@ -56,12 +58,12 @@ class Source:
     id: str = ""  # name of its folder among the results
 
 # %% ../nbs/31_scans.ipynb #3da0cf98
-_IMAGES = (".nii", ".nii.gz", ".png")
+_IMAGES = (".nii", ".nii.gz", ".png", ".npy")
 _SIDECARS = (".json", ".tsv", ".csv", ".txt", ".md", ".html", ".bval", ".bvec", ".log", ".yaml", ".yml", ".pdf", ".gitignore", ".bidsignore", ".ds_store")
 _OTHER = re.compile(r"[_-](mask|roi|dseg|probseg|seg|T2w|T2starw|FLAIR|PDw|PDT2|bold|sbref|dwi|asl|m0scan|angio|phasediff|magnitude[12]?|epi|pet|ct)$", re.IGNORECASE)
 
 
-def _stem(path): return re.sub(r"(\.nii)?\.(nii|gz|png)$", "", path.name, flags=re.IGNORECASE)
+def _stem(path): return re.sub(r"(\.nii)?\.(nii|gz|png|npy)$", "", path.name, flags=re.IGNORECASE)
 
 
 def _is_dicom(path):
@@ -78,7 +80,7 @@ def _judge(path, listed):
         other = _OTHER.search(_stem(path)) if listed else None
         return Source(path, reason=f"{other[1]} by its name, not a T1w scan; name the file itself if it is one" if other else "")
     if listed and (name.startswith(".") or name.endswith(_SIDECARS)): return None
-    return Source(path, reason="unknown kind of file; .nii, .nii.gz, .png and folders of DICOM are read")
+    return Source(path, reason="unknown kind of file; .nii, .nii.gz, .png, .npy and folders of DICOM are read")
 
 # %% ../nbs/31_scans.ipynb #6117a449
 def _listing(folder, seen, skip):
@@ -101,7 +103,7 @@ def _walk(root, seen, skip, passed):
         except OSError as error:
             yield Source(folder, reason=f"folder cannot be read: {error.strerror}")
             continue
-        dicom = {f for f in files if f.suffix.lower() not in (*_SIDECARS, ".nii", ".gz", ".png") and _is_dicom(f)}
+        dicom = {f for f in files if f.suffix.lower() not in (*_SIDECARS, ".nii", ".gz", ".png", ".npy") and _is_dicom(f)}
         if dicom: yield from _dicom(folder)
         for file in files:
             if file in dicom: continue
@@ -197,7 +199,8 @@ class Ready:
     slices: np.ndarray  # [n,1,128,128] float32, one a plane
     registration: Registration | None  # None: a slice
     shape: tuple  # of the scan as stored
-    affine: np.ndarray | None  # None: PNG
+    affine: np.ndarray | None  # None: PNG and NPY
+    header: nib.Nifti1Header | None  # None: not NIfTI
     facts: dict
     suspect: list  # of text
     identity: dict  # of `_identity`: sha256, stamp
@@ -215,29 +218,32 @@ def _identity(source):
     return dict(stamp=_stamp(files), sha256=sha256(files[0]) if len(files) == 1 else _digest(" ".join(map(sha256, files))))
 
 # %% ../nbs/31_scans.ipynb #8df1de95
-@cache
-def _mean_slice(): return MeanSlice.from_pretrained("healthy_ixi").mean.numpy()
-
-
 def _is_slice(path):
-    if path.name.lower().endswith(".png"): return True
+    if path.name.lower().endswith((".png", ".npy")): return True
     if not path.name.lower().endswith((".nii", ".nii.gz")): return False
     try: shape = nib.load(path).shape
     except Exception: return False  # read_volume says what is wrong
     return len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)
 
 
+def _picture_shape(path, kind):
+    "Rows and columns."
+    if kind == ".npy": return read_npy(path).shape
+    with Image.open(path) as picture: return picture.size[::-1]
+
+
 def _ready_slice(source):
-    "A PNG or a NIfTI file of one slice."
-    image = read_slice(source.path)[None].numpy()
-    if source.path.suffix.lower() == ".png":
-        with Image.open(source.path) as picture: shape, affine, rows = picture.size + (1,), None, picture.size[::-1]
+    "A PNG, NPY or NIfTI file of one slice."
+    image, kind = read_slice(source.path), source.path.suffix.lower()
+    if kind in (".png", ".npy"):
+        rows, affine, header = _picture_shape(source.path, kind), None, None
+        shape = (*rows[::-1], 1)
     else:
         scan = nib.load(source.path)
-        shape, affine = scan.shape, scan.affine
+        shape, affine, header = scan.shape, scan.affine, scan.header
         rows = nib.as_closest_canonical(nib.Nifti1Image(np.zeros((*shape, 1)[:3], np.uint8), affine)).shape[1::-1]
-    facts = dict.fromkeys(BOUNDS) | dict(likeness=float(np.corrcoef(image.ravel(), _mean_slice().ravel())[0, 1]))
-    return Ready({None: enlarge(torch.from_numpy(image[0]), rows, sharp=True)[0].numpy()}, image, None, shape, affine, facts, suspicions(facts), _identity(source))
+    facts = dict.fromkeys(BOUNDS) | dict(likeness=slice_likeness(image))
+    return Ready({None: enlarge(image, rows, sharp=True)[0].numpy()}, image[None].numpy(), None, shape, affine, header, facts, suspicions(facts), _identity(source))
 
 
 def enlarge(
@@ -266,7 +272,7 @@ def _ready_volume(source, levels, in_mni):
             planes[z] = (plane, prepare_slice(plane))
     if not planes: raise ValueError("no head in any of the slices asked for")
     return Ready({z: np.ascontiguousarray(p, dtype=np.float32) for z, (p, _) in planes.items()}, np.stack([s.numpy() for _, s in planes.values()]), prepared.registration,
-                 stored.shape, stored.affine, prepared.facts, suspicions(prepared.facts), _identity(source))
+                 stored.shape, stored.affine, stored.header if volume is None else None, prepared.facts, suspicions(prepared.facts), _identity(source))
 
 
 def make_ready(
@@ -365,14 +371,13 @@ def to_grid(
     return whole.reshape(shape)
 
 # %% ../nbs/31_scans.ipynb #33e4316e
-def _like(array, source, ready):
+def _like(array, ready):
     "An array as an image with the geometry of its scan, and nothing else of its header."
     if ready.affine is None: return nib.Nifti1Image(array, np.eye(4))
     image = nib.Nifti1Image(array, ready.affine)
-    if not source.series:
-        header = nib.load(source.path).header
+    if ready.header is not None:
         for name in ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):
-            image.header[name] = header[name]
+            image.header[name] = ready.header[name]
         image = nib.Nifti1Image(array, None, image.header)
     return image
 
@@ -441,6 +446,8 @@ def make_plan(
 ) -> Plan:
     "Load the weights and whatever was measured for them."
     if seeds < 1: raise ValueError(f"seeds {seeds}: give 1 or more")
+    try: torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error: raise ValueError(f"device {device!r} is not to be had ({str(error).splitlines()[0]}); give cpu, or mend the driver") from error
     detector, settings = AutoDDPM.from_pretrained(weights, device), chain_settings(chain) if isinstance(chain, str) else chain
     s, notes, levels = autoddpm_settings(**settings), [], parse_levels(slices)
     masking = _threshold(detector, "likelihood", dict(coarse=s["coarse"], likelihood=s["likelihood"]))
@@ -557,13 +564,30 @@ def score_healthy(
 
 # %% ../nbs/31_scans.ipynb #b63acc0e
 _OUTPUTS = ("anomaly_map", "mask", "pseudo_healthy")
+_RECORDS = ("provenance.json", "skipped.json")
 
 
 def _clear(folder):
-    for name in ("provenance.json", "skipped.json", "strip.png", "overlay.png", *(f"{n}{s}.nii.gz" for n in _OUTPUTS for s in ("", "_space-MNI152"))): (folder / name).unlink(missing_ok=True)
+    "Take the results of an earlier run away, records first."
+    for name in (*_RECORDS, "strip.png", "overlay.png", *(f"{n}{s}.nii.gz" for n in _OUTPUTS for s in ("", "_space-MNI152"))): (folder / name).unlink(missing_ok=True)
 
 
-def _write_images(folder, source, ready, images, plan):
+@contextmanager
+def _folder_aside(folder):
+    "A folder to write to; when it is whole its files take their places, the record last."
+    aside = folder.parent / ".aside" / folder.name
+    with writing(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            yield aside
+            folder.mkdir(exist_ok=True)
+            _clear(folder)
+            for path in sorted(aside.iterdir(), key=lambda p: (p.name in _RECORDS, p.name)): path.replace(folder / path.name)
+        finally: shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_images(folder, ready, images, plan):
     "NIfTI files and pictures; returns the planes of each kind and the number of marked voxels."
     planes, marked = {}, None
     for name in _OUTPUTS:
@@ -573,7 +597,7 @@ def _write_images(folder, source, ready, images, plan):
         else:
             grid = to_grid(planes[name], ready.registration, ready.shape, ready.affine, order=0 if name == "mask" else 1)
             nib.save(_in_mni(planes[name]), folder / f"{name}_space-MNI152.nii.gz")
-        nib.save(_like(grid, source, ready), folder / f"{name}.nii.gz")
+        nib.save(_like(grid, ready), folder / f"{name}.nii.gz")
         if name == "mask": marked = int(grid.sum())
     return planes, marked
 
@@ -603,30 +627,29 @@ def write_scan(
     facts: dict,  # `request` and `provenance`
 ) -> dict:  # the record
     "Everything about one scan; the record comes last."
-    folder.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
-    planes, marked = _write_images(folder, source, ready, images, plan)
     scores = [float(m.max()) for m in images["anomaly_map"]]
     main = _main_level(ready, scores)
-    _draw(folder, ready, images, planes, main, plan)
     level, head = list(ready.planes)[main], head_mask(images["scan"][main][None, None])[0, 0]
     share = None if plan.threshold is None or not head.any() else float((images["anomaly_map"][main][head] > plan.threshold).float().mean())
     healthy = plan.healthy.get("scores") if level in (LEVEL, None) else None
     record = dict(id=source.id, path=str(source.path), series=source.series, status="done", suspect=ready.suspect, score=scores[main], level=level,
-        percentile=100 * float(np.searchsorted(healthy, scores[main])) / len(healthy) if healthy else None, share=share, voxels=marked,
-        slices=[dict(level=z, score=s) for z, s in zip(ready.planes, scores)], files=sorted(p.name for p in folder.iterdir() if p.suffix != ".part"),
+        percentile=100 * float(np.searchsorted(healthy, scores[main])) / len(healthy) if healthy else None, share=share,
+        slices=[dict(level=z, score=s) for z, s in zip(ready.planes, scores)],
         registration=None if ready.registration is None else dict(matrix=ready.registration.matrix.tolist(), cost=ready.facts.get("cost")), facts=ready.facts, **ready.identity)
-    write_json(folder / "provenance.json", plain_settings(record) | facts)
+    with _folder_aside(folder) as aside:
+        planes, marked = _write_images(aside, ready, images, plan)
+        _draw(aside, ready, images, planes, main, plan)
+        record |= dict(voxels=marked, files=sorted(p.name for p in aside.iterdir()))
+        write_json(aside / "provenance.json", plain_settings(record) | facts)
     return record
 
 # %% ../nbs/31_scans.ipynb #21215d68
 def _skip(folder, source, reason, request):
     "Write why a scan was left out; a file that could be read is not tried again."
-    folder.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
     try: identity = dict(stamp=_stamp(_files(source)))
     except (OSError, KeyError, ValueError): identity = {}
-    write_json(folder / "skipped.json", dict(id=source.id, path=str(source.path), series=source.series, status="skipped", reason=reason, tried=not source.reason, request=request, **identity))
+    record = dict(id=source.id, path=str(source.path), series=source.series, status="skipped", reason=reason, tried=not source.reason, request=request, **identity)
+    with _folder_aside(folder) as aside: write_json(aside / "skipped.json", record)
 
 
 def settled(
@@ -660,9 +683,7 @@ def _collect(out, sources):
 
 
 def _write_table(table, path):
-    aside = path.with_name(path.name + ".part")
-    table.to_csv(aside, index=False, float_format="%.6g")
-    aside.replace(path)
+    with whole(path, path.parent / ".aside") as part: table.to_csv(part, index=False, float_format="%.6g")
 
 # %% ../nbs/31_scans.ipynb #97cc03bf
 def detect_scans(
@@ -684,8 +705,8 @@ def detect_scans(
     plan, out = make_plan(weights, chain, slices, device, seeds, in_mni), Path(out)
     if plan.levels != [LEVEL] and state.is_main_process: warnings.warn(OFF_LEVEL, stacklevel=2)
     sources, passed = find_scans([paths] if isinstance(paths, (str, Path)) else paths, out)
-    if not sources: raise ValueError(f"{', '.join(map(str, np.atleast_1d(paths)))}: no scan in it; .nii, .nii.gz, .png and folders of DICOM are read")
-    out.mkdir(parents=True, exist_ok=True)
+    if not sources: raise ValueError(f"{', '.join(map(str, np.atleast_1d(paths)))}: no scan in it; .nii, .nii.gz, .png, .npy and folders of DICOM are read")
+    with writing(out): out.mkdir(parents=True, exist_ok=True)
     batch_size = batch_size or (len(plan.levels) if device == "cpu" else 16)
     each = max(1, batch_size // len(plan.levels))  # scans
     groups = [sources[k:k + each] for k in range(0, len(sources), each)][state.process_index::state.num_processes]
@@ -696,7 +717,9 @@ def detect_scans(
     if state.is_main_process:
         _write_table(table, out / "scores.csv")
         if plan.levels != [LEVEL]: _write_table(every, out / "slices.csv")
-        write_json(out / "run.json", dict(facts, request=plan.request, healthy=plan.healthy, levels=plan.levels, passed_over=dict(sorted(passed.items()))))
+        with whole(out / "run.json", out / ".aside") as part:
+            write_json(part, dict(facts, request=plan.request, healthy=plan.healthy, levels=plan.levels, passed_over=dict(sorted(passed.items()))))
+        shutil.rmtree(out / ".aside", ignore_errors=True)
     state.wait_for_everyone()
     return table
 
