@@ -14,8 +14,7 @@ from scipy import ndimage
 
 from .config import PAPER, provenance, sha256, write_json
 from .ddpm import find_weights
-from .detect import AutoDDPM, Detector, autoddpm_settings
-from .mask import anomaly_likelihood, coarse_pass
+from .detect import AutoDDPM, Detector, autoddpm_settings, network_calls, plain_settings
 
 # %% ../nbs/14_calibrate.ipynb #d614899b
 def head_mask(
@@ -70,17 +69,22 @@ def calibrate(
     progress: bool = True,
     **settings,  # of `detect`
 ) -> list:  # calibration entries
-    "Thresholds of every map that these settings make; AutoDDPM's mask is calibrated first, and used for its final map."
-    heads, entries = head_mask(healthy), []
-    common = dict(seed=seed, batch_size=batch_size, progress=progress)
-    if isinstance(detector, AutoDDPM):
-        s = autoddpm_settings(**settings)
-        coarse = torch.cat([coarse_pass(detector.model, x, seed, progress=progress, **s["coarse"]) for x in healthy.split(batch_size)])
-        likelihood = anomaly_likelihood(healthy, coarse, **s["likelihood"])
-        entries.append(calibration_entry("likelihood", dict(coarse=s["coarse"], likelihood=s["likelihood"]), likelihood, heads))
-        settings = settings | dict(masking_threshold=entries[0]["targets"][str(PAPER.healthy_fpr)]["threshold"])
-    detection = detector.detect(healthy, **common, **settings)
-    return entries + [calibration_entry("map", map_settings(detection), detection.anomaly_map, heads)]
+    "Thresholds of every map that these settings make."
+    if isinstance(detector, AutoDDPM): return _calibrate_stages(detector, healthy, seed, batch_size, progress, autoddpm_settings(**settings))
+    detection = detector.detect(healthy, seed=seed, batch_size=batch_size, progress=progress, **settings)
+    return [calibration_entry("map", map_settings(detection), detection.anomaly_map, head_mask(healthy))]
+
+
+def _calibrate_stages(detector, healthy, seed, batch_size, progress, s):
+    "AutoDDPM's mask is calibrated first, and used for its final map; the coarse pass is made once."
+    heads, batches = head_mask(healthy), healthy.to(next(detector.model.parameters()).device).split(batch_size)
+    drafts = [detector.draft(x, seed, s, progress) for x in batches]
+    likelihood = torch.cat([likelihood.cpu() for _, likelihood in drafts])
+    first = calibration_entry("likelihood", dict(coarse=s["coarse"], likelihood=s["likelihood"]), likelihood, heads)
+    threshold = first["targets"][str(PAPER.healthy_fpr)]["threshold"]
+    maps = torch.cat([detector.finish(x, *draft, threshold, seed, s, progress).anomaly_map.cpu() for x, draft in zip(batches, drafts)])
+    record = dict(s, masking_threshold=threshold, network_calls=network_calls(s), method=detector.method)
+    return [first, calibration_entry("map", plain_settings(record), maps, heads)]
 
 
 def map_settings(detection) -> dict:

@@ -71,7 +71,7 @@ VARIANTS = dict(
 SPEEDS = dict(
     paper=dict(),
     balanced=dict(steps=50, inpaint_levels=10, resample_steps=5),
-    fast=dict(steps=12, inpaint_levels=4, resample_steps=5))
+    fast=dict(steps=12, inpaint_levels=3, resample_steps=5))
 CHAINS = SPEEDS | dict(tuned=dict(noise_level_recon=300, noise_level_inpaint=150, steps=25, inpaint_levels=7, resample_steps=4))
 
 # %% ../nbs/13_detect.ipynb #c186a638
@@ -190,8 +190,15 @@ class AutoDDPM(Detector):
         return self._run(images, facts, one_batch, batch_size, save_to, progress)
 
     def _stages(self, x, seed, threshold, s, progress):
+        return self.finish(x, *self.draft(x, seed, s, progress), threshold, seed, s, progress)
+
+    def draft(self, x, seed: int, s: dict, progress: bool = False) -> tuple:
+        "What comes before the threshold: coarse images and likelihood, each like the scans `x`; `s` is of `autoddpm_settings`."
         x_ph = coarse_pass(self.model, x, seed, progress=progress, **s["coarse"])
-        likelihood = anomaly_likelihood(x, x_ph, **s["likelihood"])
+        return x_ph, anomaly_likelihood(x, x_ph, **s["likelihood"])
+
+    def finish(self, x, x_ph, likelihood, threshold, seed: int, s: dict, progress: bool = False) -> Detection:
+        "What comes after it: mask, stitch, re-sample, map."
         mask = anomaly_mask(likelihood, threshold)
         restored = resample(self.model, x, x_ph, mask, seed, progress=progress, **s["resample"])
         anomaly_map = (x - restored).abs() * likelihood
