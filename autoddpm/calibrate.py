@@ -97,7 +97,15 @@ def write_calibration(
     entries: list,  # from `calibrate`
     **facts,  # data set, split and whatever else belongs beside the thresholds
 ):  # path of the file
-    "Store thresholds beside the weights they belong to."
+    "Store thresholds beside the weights they belong to; those of other settings that are there stay."
     path = find_weights(weights)
-    entries = json.loads(json.dumps(entries), parse_constant=lambda infinite: None)  # JSON has no infinity
-    return write_json(path.with_suffix(".calibration.json"), dict(weights=sha256(path), **provenance(**facts), entries=entries))
+    file = path.with_suffix(".calibration.json")
+    facts = provenance(**facts)
+    new = [entry | dict(made=facts) for entry in json.loads(json.dumps(entries), parse_constant=lambda infinite: None)]  # JSON has no infinity
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    old = stored.get("entries", []) if stored.get("weights") == sha256(path) else []
+    def same(a, b): return a["what"] == b["what"] and _without_threshold(a) == _without_threshold(b)
+    return write_json(file, dict(weights=sha256(path), entries=[entry for entry in old if not any(same(entry, n) for n in new)] + new))
+
+
+def _without_threshold(entry): return {k: v for k, v in entry["settings"].items() if k != "masking_threshold"}

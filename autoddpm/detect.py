@@ -72,7 +72,7 @@ SPEEDS = dict(
     paper=dict(),
     balanced=dict(steps=50, inpaint_levels=10, resample_steps=5),
     fast=dict(steps=12, inpaint_levels=3, resample_steps=5))
-CHAINS = SPEEDS | dict(tuned=dict(noise_level_recon=300, noise_level_inpaint=150, steps=25, inpaint_levels=7, resample_steps=4))
+CHAINS = SPEEDS | dict(tuned=dict(noise_level_recon=300, noise_level_inpaint=150, steps=12, inpaint_levels=3, resample_steps=5))
 
 # %% ../nbs/13_detect.ipynb #c186a638
 def plain_settings(settings: dict) -> dict: return json.loads(json.dumps(settings))  # tuples become lists, as in a file
