@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+DOCS_VENV ?= .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figures figures-smoke test export clean-notebooks
+.PHONY: help demo figures figures-smoke test export clean-notebooks docs
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' Makefile
@@ -31,6 +32,15 @@ export: $(INSTALLED)  ## write autoddpm/ from the notebooks
 
 clean-notebooks: $(INSTALLED)  ## strip what should not be committed from the notebooks (their outputs stay)
 	$(BIN)/nbdev_clean
+
+docs: $(INSTALLED) $(DOCS_VENV)/installed  ## the site, from the notebooks as they are stored: _docs/html/index.html
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/build_docs.py $(DOCS_VENV)/bin/sphinx-build
+
+$(DOCS_VENV)/installed: docs/requirements.txt
+	@echo "== environment of the site: $(DOCS_VENV), from docs/requirements.txt; once"
+	@$(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install --disable-pip-version-check -q -r docs/requirements.txt
+	@touch $@
 
 $(INSTALLED): constraints.txt settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
