@@ -17,11 +17,12 @@ from .data import HOW, load_dataset
 EXPECTED = dict(ixi=dict(train=465, val=58), atlas=dict(test=655), fastmri=dict(test=None), simulated=dict(train=16, val=24, test=32))
 
 
-def _found(name: str, split: str) -> tuple:  # (slices or None, what is wrong)
+def _found(name: str, split: str) -> tuple:  # (slices or None, how many are left out by excluded.csv, what is wrong)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what `load_dataset` warns of is in the table
-        try: return len(load_dataset(name, split=split, source="auto" if name == "simulated" else "real")), ""
-        except (FileNotFoundError, ValueError) as error: return None, str(error)
+        try: data = load_dataset(name, split=split, source="auto" if name == "simulated" else "real")
+        except (FileNotFoundError, ValueError) as error: return None, 0, str(error)
+    return len(data), len(data.excluded), ""
 
 # %% ../nbs/34_sets.ipynb #e1cf67b6
 def describe_sets() -> pd.DataFrame:  # columns set, split, data, found, expected, state, folder, remedy
@@ -30,7 +31,8 @@ def describe_sets() -> pd.DataFrame:  # columns set, split, data, found, expecte
     for name, splits in EXPECTED.items():
         here = name == "simulated" or (data_root() / name).is_dir()
         for split, expected in splits.items():
-            found, wrong = _found(name, split) if here else (None, "")
+            found, left_out, wrong = _found(name, split) if here else (None, 0, "")
+            expected = expected and expected - left_out
             state = "missing" if not here else "unreadable" if found is None else "incomplete" if expected and found < expected else "more than expected" \
                 if expected and found > expected else "present"
             remedy = "" if state == "present" else wrong or HOW[name]
