@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed
 DOCS_VENV ?= .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figures figures-smoke test export clean-notebooks docs
+.PHONY: help demo figures figures-smoke test test-browser browser export clean-notebooks docs
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,12 @@ figures: $(INSTALLED)  ## every figure and table of the paper in full; hours wit
 
 test: $(INSTALLED)  ## check the notebooks and what is exported from them, and run them all
 	@$(BIN)/python tools/test_notebooks.py
+
+test-browser: $(INSTALLED)  ## run notebooks in JupyterLab in a real Chromium (installs what is missing); screenshots in runs/browser
+	@$(BIN)/python tools/test_browser.py --install --all
+
+browser: $(INSTALLED)  ## get what the tests in a browser need: Playwright by pip, Chromium by apt-get; then `make test` tries three notebooks in it
+	@$(BIN)/python tools/test_browser.py --only-install
 
 export: $(INSTALLED)  ## write autoddpm/ from the notebooks
 	$(BIN)/nbdev_export

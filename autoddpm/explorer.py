@@ -256,7 +256,7 @@ def tile(
     return file.getvalue()
 
 
-def duration(seconds: float) -> str: return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
+def duration(seconds: float) -> str: return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.2g} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
 
 # %% ../nbs/36_explorer.ipynb #f74e0427
 NOISY = (-1.5, 2.5)  # grey values of a noisy image that are shown

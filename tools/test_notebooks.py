@@ -1,4 +1,5 @@
-"""Everything that `make test` checks, with a count as the last line: the static checks, nbdev_test, small papermill runs, and the paper's figures on the smoke profile."""
+"""Everything that `make test` checks, with a count as the last line: the static checks, nbdev_test, small papermill runs, the paper's figures on the smoke profile, and, where there is
+a browser, notebooks in JupyterLab."""
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import check_notebooks
 import fill_docs
 import pandas as pd
+import test_browser
 import test_reproduce
 from autoddpm.unet import load_checkpoint
 
@@ -115,6 +117,9 @@ def main() -> int:  # 0 if all passed
 
     step("the runner's promises, on a copy")
     counts.append(test_reproduce.main())
+
+    step("JupyterLab in a real browser: open, run, look")
+    counts.append(test_browser.main())
 
     good, bad = (sum(c) for c in zip(*counts))
     print(f"\n{good} passed, {bad} failed", flush=True)
