@@ -174,7 +174,8 @@ def _build(name: str, weights, simplex_weights, settings, masking_threshold, dev
         detector = AnoDDPM.from_pretrained(simplex_weights if name == "anoddpm-simplex" else weights, device)
         levels = (settings.get("noise_level_recon", PAPER.noise_level_recon),)
         walk = autoddpm_settings(**settings)["coarse"]
-        method = Method(name, detector, dict(noise_level=levels[0], sampler=walk["sampler"], steps=walk["steps"]))
+        sampler = "ddpm" if walk["sampler"] == "dpm++" else walk["sampler"]  # on training subjects the second order cost AnoDDPM AUPRC
+        method = Method(name, detector, dict(noise_level=levels[0], sampler=sampler, steps=walk["steps"]))
     for level in levels: detector.model.check_level(level)
     return method
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from .config import PAPER, image_generators, weights_root
 from .noise import sample_noise
-from .schedule import Schedule, predict_x0, q_sample, reverse_step
+from .schedule import Schedule, extrapolate_x0, predict_x0, q_sample, reverse_step
 from .unet import UNet, load_checkpoint
 
 # %% ../nbs/07_ddpm.ipynb #190504c1
@@ -88,6 +88,19 @@ def walk_levels(
 
 # %% ../nbs/07_ddpm.ipynb #6dae2c3f
 @patch
+def guess(self: DDPM, xt: torch.Tensor, t: int, clip: tuple = (0.0, 1.0)) -> torch.Tensor:
+    "The clean images [B,C,H,W] that the network sees in images at level `t`, clipped."
+    return self.guess_x0(xt, t, self.predict(xt, torch.full((len(xt),), t, device=xt.device))).clamp(*clip)
+
+
+@patch
+def move(self: DDPM, xt: torch.Tensor, t: int, s: int, x0: torch.Tensor, generators: list, eta: float) -> torch.Tensor:
+    "From level `t` to level `s`, given a guess of the clean images."
+    mean, sigma = reverse_step(self.schedule, xt, t, s, x0, eta)
+    return mean + sigma * self.sample_noise(xt, generators) if sigma > 0 else mean
+
+
+@patch
 def step(self: DDPM,
     xt: torch.Tensor,  # images at level t [B,C,H,W]
     t: int,  # their level
@@ -97,13 +110,10 @@ def step(self: DDPM,
     clip: tuple = (0.0, 1.0),  # range of the guessed clean image
 ) -> torch.Tensor:  # images at level s
     "One denoising step from level `t` to level `s`."
-    output = self.predict(xt, torch.full((len(xt),), t, device=xt.device))
-    x0 = self.guess_x0(xt, t, output).clamp(*clip)
-    mean, sigma = reverse_step(self.schedule, xt, t, s, x0, eta)
-    return mean + sigma * self.sample_noise(xt, generators) if sigma > 0 else mean
+    return self.move(xt, t, s, self.guess(xt, t, clip), generators, eta)
 
 # %% ../nbs/07_ddpm.ipynb #013f6cf7
-SAMPLERS = {"ddpm": 1.0, "ddim": 0.0}  # eta of each
+SAMPLERS = {"ddpm": 1.0, "ddim": 0.0, "dpm++": 1.0}  # eta of each
 
 
 @patch
@@ -112,7 +122,7 @@ def denoise(self: DDPM,
     xt: torch.Tensor,  # images at `level` [B,C,H,W]
     level: int,  # the level to start from
     generators: list,  # one an image
-    sampler: str = "ddpm",  # "ddpm" (ancestral) or "ddim"
+    sampler: str = "ddpm",  # "ddpm" (ancestral), "ddim" or "dpm++" (ancestral, second order)
     steps: int | None = None,  # network calls; None visits every level
     clip: tuple = (0.0, 1.0),  # range of the guessed clean image
     progress: bool = False,  # show a bar
@@ -120,9 +130,11 @@ def denoise(self: DDPM,
     "Walk from a noise level back to clean images (algorithm 2 of Ho et al., started at `level`)."
     self.check_level(level)
     if sampler not in SAMPLERS: raise ValueError(f"sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
-    levels = walk_levels(level, steps)
+    levels, last = walk_levels(level, steps), None  # level of the step before and the guess there
     for t, s in tqdm(list(zip(levels, levels[1:] + [-1])), desc="denoise", leave=False, disable=not progress):
-        xt = self.step(xt, t, s, generators, SAMPLERS[sampler], clip)
+        x0 = self.guess(xt, t, clip)
+        ahead = extrapolate_x0(self.schedule, t, s, x0, *last) if sampler == "dpm++" and last and s >= 0 else x0
+        xt, last = self.move(xt, t, s, ahead, generators, SAMPLERS[sampler]), (t, x0)
     return xt
 
 

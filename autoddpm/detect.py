@@ -72,7 +72,7 @@ SPEEDS = dict(
     paper=dict(),
     balanced=dict(steps=50, inpaint_levels=10, resample_steps=5),
     fast=dict(steps=12, inpaint_levels=3, resample_steps=5))
-CHAINS = SPEEDS | dict(tuned=dict(noise_level_recon=300, noise_level_inpaint=150, steps=12, inpaint_levels=3, resample_steps=5))
+CHAINS = SPEEDS | dict(tuned=dict(noise_level_recon=300, noise_level_inpaint=150, sampler="dpm++", steps=12, inpaint_levels=3, resample_steps=5))
 
 # %% ../nbs/13_detect.ipynb #c186a638
 def plain_settings(settings: dict) -> dict: return json.loads(json.dumps(settings))  # tuples become lists, as in a file
@@ -143,7 +143,7 @@ def autoddpm_settings(
     noise_level_recon: int | None = None,  # level of the coarse pass; None: the variant's (200)
     noise_level_inpaint: int = PAPER.noise_level_inpaint,  # level re-sampling starts from
     resample_steps: int = PAPER.resample_steps,  # network calls per re-sampling level
-    sampler: str = "ddpm",  # of the coarse pass: "ddpm" or "ddim"
+    sampler: str = "ddpm",  # of the coarse pass: "ddpm", "ddim" or "dpm++"
     steps: int | None = None,  # network calls of the coarse pass; None: every level
     inpaint_levels: int | None = None,  # re-sampling levels; None: every level
     variant: str | Variant = "paper",  # a name in `VARIANTS`, or one of your own
@@ -215,7 +215,7 @@ class AnoDDPM(Detector):
         images: torch.Tensor,  # scans [B,1,H,W] float32 in [0,1]
         seed: int = 0,  # fixes the result of each scan, whatever its batch
         noise_level: int = PAPER.noise_level_recon,  # level to noise to
-        sampler: str = "ddpm",  # "ddpm" or "ddim"
+        sampler: str = "ddpm",  # "ddpm", "ddim" or "dpm++"
         steps: int | None = None,  # network calls; None: every level
         batch_size: int = 16,  # scans at a time
         save_to=None,  # folder to write every stage to

@@ -25,8 +25,8 @@ def speed_changes() -> list:  # of `Change`, the paper's chain first, then by fa
     def beside(steps, levels, repeats):
         calls = steps + levels * repeats
         return Change(f"calls-{calls}", f"{calls} calls", "beside", settings=dict(steps=steps, inpaint_levels=levels, resample_steps=repeats))
-    ddim = Change("fast-ddim", "preset fast, DDIM in the coarse pass", "sampler", settings=SPEEDS["fast"] | dict(sampler="ddim"))
-    return sorted([*map(named, SPEEDS), *(beside(*numbers) for numbers in BESIDE)], key=lambda change: -change.calls({})) + [ddim]
+    def walk(sampler): return Change(f"fast-{sampler}", f"preset fast, {sampler} in the coarse pass", "sampler", settings=SPEEDS["fast"] | dict(sampler=sampler))
+    return sorted([*map(named, SPEEDS), *(beside(*numbers) for numbers in BESIDE)], key=lambda change: -change.calls({})) + [walk("ddim"), walk("dpm++")]
 
 # %% ../nbs/39_speed.ipynb #919c1397
 def time_changes(
