@@ -18,7 +18,7 @@ from autoddpm.unet import load_checkpoint
 
 ROOT, BIN = check_notebooks.ROOT, check_notebooks.BIN
 # one thread a process: two notebooks run side by side
-ENV = os.environ | dict(OMP_NUM_THREADS="1", MPLBACKEND="agg", PYTHONUNBUFFERED="1", WANDB_SILENT="true", PYDEVD_DISABLE_FILE_VALIDATION="1")
+ENV = os.environ | dict(PYTHONUTF8="1", OMP_NUM_THREADS="1", MPLBACKEND="agg", PYTHONUNBUFFERED="1", WANDB_SILENT="true", PYDEVD_DISABLE_FILE_VALIDATION="1")
 
 
 def test_library() -> tuple:  # notebooks passed and failed

@@ -49,7 +49,7 @@ def write_run(clone: Path, stem: str, scale: str = "1.0"):
 
 
 def write_figure(clone: Path, stem: str, runs: list, broken: str = ""):
-    code = (f"rows = [(folder / f'data/runs/{{profile}}/simulated/{{run}}/rows.csv').read_text() for run in {runs}]\n{broken}\n"
+    code = (f"rows = [(folder / f'data/runs/{{profile}}/simulated/{{run}}/rows.csv').read_text(encoding='utf-8') for run in {runs}]\n{broken}\n"
             f"out = folder / 'figures/smoke'\nout.mkdir(parents=True, exist_ok=True)\n_ = (out / '{stem}.csv').write_text(''.join(rows))")
     write_notebook(clone, stem, ", ".join(f"`{run}`" for run in runs), f"`{stem}.csv`", "profile = 'smoke'", code)
 
