@@ -1,11 +1,16 @@
 """Fill the generated parts of the documents: numbers in prose come from files, never from a keyboard.
 
-A block ends with `<!-- end -->` and begins with one of
+A block stands in a document or in a markdown cell of `nbs/index.ipynb`; it ends with `<!-- end -->` and begins with one of
+- `<!-- table: PATH -->`: the first table of that file, and the sentences in it that say who loses to whom;
 - `<!-- tables: PATH -->`: the first two tables of that file and the sentences in it that say who loses to whom;
 - `<!-- file: PATH -->`: all tables of a page made by `runs.table_text`, with its banner and these sentences;
-- `<!-- weights: NAME -->`: what the header and the calibration of bundled weights say.
+- `<!-- index: PART -->`: a part of `nbs/index.ipynb`, named by its heading, so that both tell the same;
+- `<!-- weights: NAME -->`: what the header and the calibration of bundled weights say;
+- `<!-- benchmark: PATH -->`: the machine and the comparisons in a result of `benchmarks/run.py`.
 `python tools/fill_docs.py` fills them, `python tools/fill_docs.py --check` only says whether they are up to date.
 """
+import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,8 +20,9 @@ from autoddpm.detect import read_calibration
 from autoddpm.unet import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "autoddpm/weights/README.md")
-BLOCK = re.compile(r"(<!-- (tables|file|weights): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+INDEX = "nbs/index.ipynb"
+DOCUMENTS = (INDEX, "README.md", "autoddpm/weights/README.md", "benchmarks/README.md")  # the index first: the README takes parts of it
+BLOCK = re.compile(r"(<!-- (tables?|file|index|weights|benchmark): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def weights_table(name: str) -> str:
@@ -59,12 +65,48 @@ def page(path: Path) -> str:
     return "\n" + "\n".join(part for part in (*banner, *tables, said) if part) + "\n"
 
 
+def benchmark_tables(result: dict) -> str:
+    machine = result["machine"]
+    where = ", ".join([machine["cpu"], f"{machine['cores']} cores", *([machine["gpu"]] if "gpu" in machine else []), f"torch {machine['torch']}", f"autoddpm {machine['code']}"])
+    lines = ["", f"Measured on: {where}.{' **QUICK RUN: one round, few cases.**' if result['quick'] else ''}"]
+    for run in result["runs"]:
+        lines += ["", f"**{run['device'].upper()}, {run['threads']} thread{'s' * (run['threads'] > 1)}**, medians of {run['rounds']} rounds", "",
+                  "| what | package | plain | times faster | by CPU time | plain is |", "| --- | --- | --- | --- | --- | --- |"]
+        for row in run["rows"]:
+            plain = [f"{row['plain']:.3g} {row['unit']}", f"{row['ratio']:.2f}", f"{row['work_ratio']:.2f}", row["against"]] if "plain" in row else [""] * 4
+            lines.append("| " + " | ".join([row["what"], f"{row['package']:.3g} {row['unit']}", *plain]) + " |")
+    return "\n".join(lines) + "\n\n"
+
+
+def part_of_index(name: str) -> str:
+    "The cell of the landing page under a heading, with links as seen from the README."
+    cells = json.loads((ROOT / INDEX).read_text(encoding="utf-8"))["cells"]
+    for heading, text in ("".join(cell["source"]).split("\n", 1) for cell in cells if "".join(cell["source"]).startswith("## ")):
+        if re.sub("[^a-z]+", "-", heading.lower()).strip("-") == name:
+            return re.sub(r"\]\((?![a-z]+:)([^)]+)\)", lambda m: f"]({os.path.normpath(f'nbs/{m[1]}')})", text) + "\n\n"
+    sys.exit(f"{INDEX}: no part {name}, which a document takes from it")
+
+
 def content(kind: str, name: str) -> str:
     if kind == "weights": return weights_table(name)
-    if not (ROOT / name).is_file(): sys.exit(f"{name}: named in a document, but not there; make it first (`autoddpm reproduce {Path(name).stem}`)")
+    if kind == "index": return part_of_index(name)
+    if not (ROOT / name).is_file(): sys.exit(f"{name}: named in a document, but not there; make it first (`{'python benchmarks/run.py' if kind == 'benchmark' else f'autoddpm reproduce {Path(name).stem}'}`)")
     if kind == "file": return page(ROOT / name)
+    if kind == "benchmark": return benchmark_tables(json.loads((ROOT / name).read_text(encoding="utf-8")))
     tables, said = tables_and_losses((ROOT / name).read_text(encoding="utf-8"))
-    return f"\n{tables[0]}\n{tables[1]}\n{said}\n"
+    return "\n" + "\n".join([*tables[: 1 if kind == "table" else 2], said]) + "\n"
+
+
+def fill(text: str) -> str: return BLOCK.sub(lambda m: m[1] + content(m[2], m[3]) + m[4], text)
+
+
+def filled(path: Path, old: str) -> str:
+    "The document with its blocks filled; of a notebook, those in markdown cells."
+    if path.suffix != ".ipynb": return fill(old)
+    notebook = json.loads(old)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown": cell["source"] = fill("".join(cell["source"])).splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
 def main(check: bool) -> int:
@@ -72,7 +114,7 @@ def main(check: bool) -> int:
     for document in DOCUMENTS:
         path = ROOT / document
         old = path.read_text(encoding="utf-8")
-        new = BLOCK.sub(lambda m: m[1] + content(m[2], m[3]) + m[4], old)
+        new = filled(path, old)
         if new == old: continue
         stale.append(document)
         if not check: path.write_text(new, encoding="utf-8")

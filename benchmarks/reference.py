@@ -1,0 +1,93 @@
+"""AutoDDPM the way a straightforward script does it: one slice at a time, NumPy arrays on the host, noise drawn on the host, every coefficient looked up as it is needed.
+
+Written from the formulas; the same network and the same LPIPS weights as the package. `run.py` times the package against it and checks that both say the same.
+"""
+import numpy as np
+import torch
+import torch.nn.functional as F
+from autoddpm.perceptual import lpips_distance
+from autoddpm.unet import UNet
+from scipy.ndimage import maximum_filter
+
+BETAS = np.linspace(1e-4, 2e-2, 1000)
+ALPHA_BAR = np.cumprod(1 - BETAS)
+
+
+class PlainUpsample(torch.nn.Module):
+    "Repeat each pixel, then convolve."
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x): return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def plain_network(unet: UNet) -> UNet:
+    "A copy of a network in contiguous float32, with the up-sampling spelled out."
+    plain = UNet(**unet.config)
+    plain.load_state_dict(unet.state_dict())
+    for block in plain.up_blocks:
+        if block.upsampler is not None: block.upsampler = PlainUpsample(block.upsampler.conv)
+    return plain.to(next(unet.parameters()).device, memory_format=torch.contiguous_format).eval().requires_grad_(False)
+
+
+def alpha_bar(t: int) -> float: return float(ALPHA_BAR[t]) if t >= 0 else 1.0
+
+
+def noised(x: np.ndarray, t: int, eps: np.ndarray) -> np.ndarray: return alpha_bar(t) ** 0.5 * x + (1 - alpha_bar(t)) ** 0.5 * eps
+
+
+def denoise_step(unet, xt: np.ndarray, t: int, s: int, draw, eta: float) -> np.ndarray:  # [H,W] at level t -> level s
+    "One step of the reverse chain; the network says what noise is in `xt`."
+    device = next(unet.parameters()).device
+    with torch.no_grad(): eps = unet(torch.from_numpy(xt)[None, None].to(device), torch.tensor([t], device=device))[0, 0].cpu().numpy()
+    a_t, a_s = alpha_bar(t), alpha_bar(s)
+    x0 = np.clip((xt - (1 - a_t) ** 0.5 * eps) / a_t**0.5, 0, 1)
+    sigma = eta * ((1 - a_s) / (1 - a_t) * (1 - a_t / a_s)) ** 0.5
+    direction = (xt - a_t**0.5 * x0) / (1 - a_t) ** 0.5
+    mean = a_s**0.5 * x0 + (1 - a_s - sigma**2) ** 0.5 * direction
+    return mean + sigma * draw() if sigma > 0 else mean
+
+
+def coarse_pass(unet, x: np.ndarray, levels: list, draw, eta: float) -> np.ndarray:
+    xt = noised(x, levels[0], draw())
+    for t, s in zip(levels, levels[1:] + [-1]): xt = denoise_step(unet, xt, t, s, draw, eta)
+    return np.clip(xt, 0, 1)
+
+
+def likelihood(x: np.ndarray, x_ph: np.ndarray, device) -> np.ndarray:
+    residual = np.abs(x - x_ph)
+    scaled = np.minimum(residual / max(float(np.percentile(residual, 95)), 1e-6), 1)
+    def batch(image): return torch.from_numpy(image)[None, None].to(device)
+    return scaled * lpips_distance(batch(x), batch(x_ph))[0, 0].cpu().numpy()
+
+
+def resample(unet, x: np.ndarray, x_ph: np.ndarray, mask: np.ndarray, levels: list, repeats: int, draw) -> np.ndarray:
+    xt = noised(x_ph, levels[0], draw())
+    for t, below in zip(levels, levels[1:] + [0]):
+        for repeat in range(repeats):
+            s = -1 if below == 0 and repeat == repeats - 1 else below
+            inside = denoise_step(unet, xt, t, s, draw, 1.0)
+            outside = noised(x, s, draw()) if s >= 0 else x
+            xt = np.where(mask, inside, outside)
+            if repeat < repeats - 1:
+                kept = alpha_bar(t) / alpha_bar(below)
+                xt = kept**0.5 * xt + (1 - kept) ** 0.5 * draw()
+    return np.clip(xt, 0, 1)
+
+
+def detect(
+    unet,  # as from `plain_network`
+    x: np.ndarray,  # one scan [H,W] float32 in [0,1]
+    coarse_levels: list,  # falling, to 0
+    resample_levels: list,  # falling, all above 0
+    repeats: int,  # network calls a re-sampling level
+    draw,  # function of a stage, "coarse" or "resample", that gives a function that draws noise [H,W] float32
+    eta: float = 1.0,  # of the coarse pass: 1 ancestral, 0 DDIM
+) -> tuple:  # coarse image, mask, restored image, anomaly map, each [H,W]
+    "The three stages for one slice; the mask is cut at the slice's 95th percentile."
+    x_ph = coarse_pass(unet, x, coarse_levels, draw("coarse"), eta)
+    unlikely = likelihood(x, x_ph, next(unet.parameters()).device)
+    mask = maximum_filter(unlikely > np.percentile(unlikely, 95), size=3)
+    restored = resample(unet, x, x_ph, mask, resample_levels, repeats, draw("resample"))
+    return x_ph, mask, restored, np.abs(x - restored) * unlikely
