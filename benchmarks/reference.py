@@ -2,6 +2,8 @@
 
 Written from the formulas; the same network and the same LPIPS weights as the package. `run.py` times the package against it and checks that both say the same.
 """
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -37,21 +39,30 @@ def alpha_bar(t: int) -> float: return float(ALPHA_BAR[t]) if t >= 0 else 1.0
 def noised(x: np.ndarray, t: int, eps: np.ndarray) -> np.ndarray: return alpha_bar(t) ** 0.5 * x + (1 - alpha_bar(t)) ** 0.5 * eps
 
 
-def denoise_step(unet, xt: np.ndarray, t: int, s: int, draw, eta: float) -> np.ndarray:  # [H,W] at level t -> level s
-    "One step of the reverse chain; the network says what noise is in `xt`."
+def guess(unet, xt: np.ndarray, t: int) -> np.ndarray:
+    "The clean image that the network sees in `xt`."
     device = next(unet.parameters()).device
     with torch.no_grad(): eps = unet(torch.from_numpy(xt)[None, None].to(device), torch.tensor([t], device=device))[0, 0].cpu().numpy()
+    return np.clip((xt - (1 - alpha_bar(t)) ** 0.5 * eps) / alpha_bar(t) ** 0.5, 0, 1)
+
+
+def move(xt: np.ndarray, t: int, s: int, x0: np.ndarray, draw, eta: float) -> np.ndarray:
+    "From level `t` to level `s`: ancestral (eta 1) or DDIM (eta 0)."
     a_t, a_s = alpha_bar(t), alpha_bar(s)
-    x0 = np.clip((xt - (1 - a_t) ** 0.5 * eps) / a_t**0.5, 0, 1)
     sigma = eta * ((1 - a_s) / (1 - a_t) * (1 - a_t / a_s)) ** 0.5
     direction = (xt - a_t**0.5 * x0) / (1 - a_t) ** 0.5
     mean = a_s**0.5 * x0 + (1 - a_s - sigma**2) ** 0.5 * direction
     return mean + sigma * draw() if sigma > 0 else mean
 
 
-def coarse_pass(unet, x: np.ndarray, levels: list, draw, eta: float) -> np.ndarray:
-    xt = noised(x, levels[0], draw())
-    for t, s in zip(levels, levels[1:] + [-1]): xt = denoise_step(unet, xt, t, s, draw, eta)
+def coarse_pass(unet, x: np.ndarray, levels: list, draw, sampler: str) -> np.ndarray:
+    "Down the levels; dpm++ steps with a guess extrapolated from the last two, in half the logarithm of signal over noise."
+    def half_log(t): return 0.5 * math.log(alpha_bar(t) / (1 - alpha_bar(t)))
+    xt, before = noised(x, levels[0], draw()), None
+    for r, t, s in zip([None] + levels, levels, levels[1:] + [-1]):
+        x0 = ahead = guess(unet, xt, t)
+        if sampler == "dpm++" and before is not None and s >= 0: ahead = x0 + (half_log(s) - half_log(t)) / (2 * (half_log(t) - half_log(r))) * (x0 - before)
+        xt, before = move(xt, t, s, ahead, draw, 0.0 if sampler == "ddim" else 1.0), x0
     return np.clip(xt, 0, 1)
 
 
@@ -67,7 +78,7 @@ def resample(unet, x: np.ndarray, x_ph: np.ndarray, mask: np.ndarray, levels: li
     for t, below in zip(levels, levels[1:] + [0]):
         for repeat in range(repeats):
             s = -1 if below == 0 and repeat == repeats - 1 else below
-            inside = denoise_step(unet, xt, t, s, draw, 1.0)
+            inside = move(xt, t, s, guess(unet, xt, t), draw, 1.0)
             outside = noised(x, s, draw()) if s >= 0 else x
             xt = np.where(mask, inside, outside)
             if repeat < repeats - 1:
@@ -83,10 +94,10 @@ def detect(
     resample_levels: list,  # falling, all above 0
     repeats: int,  # network calls a re-sampling level
     draw,  # function of a stage, "coarse" or "resample", that gives a function that draws noise [H,W] float32
-    eta: float = 1.0,  # of the coarse pass: 1 ancestral, 0 DDIM
+    sampler: str = "ddpm",  # of the coarse pass: ddpm, ddim or dpm++
 ) -> tuple:  # coarse image, mask, restored image, anomaly map, each [H,W]
     "The three stages for one slice; the mask is cut at the slice's 95th percentile."
-    x_ph = coarse_pass(unet, x, coarse_levels, draw("coarse"), eta)
+    x_ph = coarse_pass(unet, x, coarse_levels, draw("coarse"), sampler)
     unlikely = likelihood(x, x_ph, next(unet.parameters()).device)
     mask = maximum_filter(unlikely > np.percentile(unlikely, 95), size=3)
     restored = resample(unet, x, x_ph, mask, resample_levels, repeats, draw("resample"))

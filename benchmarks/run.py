@@ -152,7 +152,7 @@ def plain_chain(unet, chain: dict, seed: int = 0):
     s = autoddpm_settings(**chain)
     coarse, again = s["coarse"], s["resample"]
     levels = walk_levels(coarse["level"], coarse["steps"]), resample_levels(again["level"], again["count"]), again["repeats"]
-    return lambda x: reference.detect(unet, x[0].cpu().numpy(), *levels, host_noise(x, seed), dict(ddpm=1.0, ddim=0.0)[coarse["sampler"]])
+    return lambda x: reference.detect(unet, x[0].cpu().numpy(), *levels, host_noise(x, seed), coarse["sampler"])
 
 
 def chain_rows(device: str, rounds: int, quick: bool) -> list:
