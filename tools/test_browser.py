@@ -228,6 +228,7 @@ def use_explorer(page) -> str:  # what was seen
     says(r"noise level \d01, .*" + done)
     photograph(page, "explore")
     changes("scan", page.locator("button", has_text="a drawn lesion").click, "a lesion was asked for")
+    says(r"lesion drawn in: .*" + done)
     drawn = press("darkness", "ArrowRight", "scan")
     says(r"lesion drawn in: .*" + done)
     photograph(page, "explore-lesion")
