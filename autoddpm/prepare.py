@@ -17,6 +17,7 @@ import shutil
 import signal
 import tarfile
 import textwrap
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -342,6 +343,12 @@ def draw_flat_quality(
     return fig
 
 # %% ../nbs/33_prepare.ipynb #5cd2058c
+def _save_figure(figure, path):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font has not, in the title
+        figure.savefig(path)
+
+
 def _make(root, item, out, paths, digest):
     "Prepare one item and write what came of it; returns the record."
     record = dict(recipe=RECIPE, id=item.id, source=item.source, part=item.part, mask=item.mask, hash=digest, mask_hash=_mask_hash(root, item), in_mni=item.in_mni)
@@ -350,14 +357,14 @@ def _make(root, item, out, paths, digest):
         record |= said
         if mask is not None: _save(paths["mask"], lambda path: nib.save(_plane_image(mask.astype(np.uint8)), path))
         _save(paths["slice"], lambda path: nib.save(_plane_image(plane), path))
-        _save(paths["quality"], lambda path: draw_flat_quality(plane, mask, f"{item.id}   {'; '.join(said['suspicions'])}").savefig(path))
+        _save(paths["quality"], lambda path: _save_figure(draw_flat_quality(plane, mask, f"{item.id}   {'; '.join(said['suspicions'])}"), path))
     else:
         prepared = _preprocess_item(root, item, out)
         odd = suspicions(prepared.facts)
         record |= dict(facts=prepared.facts, suspicions=odd, matrix=prepared.registration.matrix.tolist(), registered=bool(np.isfinite(prepared.registration.cost)), percentile=98)
         if prepared.mask is not None: _save(paths["mask"], lambda path: nib.save(_plane_image(prepared.mask.astype(np.uint8)), path))
         _save(paths["slice"], lambda path: nib.save(_plane_image(prepared.plane), path))
-        _save(paths["quality"], lambda path: draw_quality(prepared, f"{item.id}   {'; '.join(odd)}").savefig(path))
+        _save(paths["quality"], lambda path: _save_figure(draw_quality(prepared, f"{item.id}   {'; '.join(odd)}"), path))
     versions = {name: importlib.metadata.version(name) for name in ("SimpleITK", "nilearn")}
     record = provenance(**record, registration_packages=versions)
     _save(paths["record"], lambda path: path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8"))
