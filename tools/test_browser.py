@@ -220,7 +220,7 @@ def use_explorer(page) -> str:  # what was seen
     done = r"network calls?, [\d.]+ m?s"
     says(done)
     coarse = picture("1. coarse")
-    cut = [press("threshold", "ArrowLeft", "1. mask") for _ in range(3)][-1]
+    cut = [press("threshold", "ArrowLeft", "1. mask") for _ in range(3)][0]  # the later ones may wait for re-sampling
     assert picture("1. coarse") == coarse, "moving the threshold denoised again"
     says(r"\(by hand\)")
     step = press("step of the walk", "ArrowRight", "guess of the clean image")
