@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -81,6 +82,7 @@ def sha256(path) -> str:  # first 16 hexadecimal digits
     return digest.hexdigest()[:16]
 
 
+@cache
 def code_version() -> str:
     "Version of the package, with the commit if it runs from a clone (`+dirty` where files differ from it)."
     version = importlib.metadata.version("autoddpm")

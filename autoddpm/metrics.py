@@ -12,6 +12,7 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_array
 from skimage.metrics import structural_similarity
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
@@ -113,28 +114,36 @@ class Sweep:
         masks,  # true lesions [N,1,H,W], bool
     ):
         maps, masks = _pixels(maps, masks)
-        self.scores = np.unique(maps[masks])[::-1]  # of lesion pixels, distinct, falling
-        self.lesion, self.healthy = ([np.sort(row[keep]) for row, keep in zip(maps, kept)] for kept in (masks, ~masks))
+        scores = np.unique(maps[masks])  # of lesion pixels, distinct, rising
+        self.lesion_sizes, self.n_scores = masks.sum(1), len(scores)
+        self.lesion, self.healthy = (_by_rank(scores, maps, kept) for kept in (masks, ~masks))
 
     def __call__(self,
         weights,  # how often each slice counts [R,N], not negative
     ) -> np.ndarray:  # [R,2], AUPRC and best Dice; NaN where no lesion has weight
         "One row of results for each row of weights."
-        weights = np.asarray(weights, dtype=float)
-        total = weights @ np.array([len(slice_) for slice_ in self.lesion], dtype=float)  # lesion pixels [R]
-        area, best, reached = np.zeros(len(weights)), np.zeros(len(weights)), np.zeros((len(weights), 1))
-        for start in range(0, len(self.scores), 2048):  # in parts, which bounds the memory
-            at = self.scores[start : start + 2048]
-            tp, fp = (weights @ _count_from(at, slices) for slices in (self.lesion, self.healthy))  # [R,L]
-            precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp > 0)
-            area += (np.diff(tp, prepend=reached) * precision).sum(1)
-            best = np.maximum(best, np.divide(2 * tp, tp + fp + total[:, None], out=np.zeros_like(tp), where=tp > 0).max(1))
-            reached = tp[:, -1:]
+        by_slice = np.ascontiguousarray(np.asarray(weights, dtype=float).T)  # [N,R]
+        total = self.lesion_sizes @ by_slice  # lesion pixels [R]
+        area, best = np.zeros(len(total)), np.zeros(len(total))
+        tp, fp = np.zeros((2, 1, len(total)))  # pixels at or above the last score of the part before
+        for start in range(0, self.n_scores, 512):  # in parts, which bounds the memory
+            stop, before = min(start + 512, self.n_scores), tp[-1:]
+            tp, fp = (last[-1] + (counts[start:stop] @ by_slice).cumsum(0) for last, counts in ((tp, self.lesion), (fp, self.healthy)))  # [L,R]
+            marked = tp + fp
+            precision = np.divide(tp, marked, out=np.zeros_like(tp), where=tp > 0)
+            area += (np.diff(tp, axis=0, prepend=before) * precision).sum(0)
+            best = np.maximum(best, np.divide(2 * tp, marked + total, out=np.zeros_like(tp), where=tp > 0).max(0))
         return np.where(total > 0, [area / np.where(total > 0, total, 1), best], np.nan).T
 
 
-def _count_from(scores, slices: list) -> np.ndarray:  # [N,L], pixels of each slice with at least each score
-    return np.array([len(s) - np.searchsorted(s, scores, side="left") for s in slices], dtype=float)
+def _by_rank(scores, maps, kept) -> csr_array:  # [L,N], pixels of each slice between a score and the next higher one; the highest score first
+    rows, columns = [], []
+    for k, (slice_, keep) in enumerate(zip(maps, kept)):
+        rank = np.searchsorted(scores, np.sort(slice_[keep]), side="right")  # scores not above the pixel
+        rows.append(len(scores) - rank[rank > 0])  # 0 for the highest
+        columns.append(np.full(len(rows[-1]), k, dtype=np.int32))
+    rows, columns = np.concatenate(rows).astype(np.int32), np.concatenate(columns)
+    return csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(scores), len(maps)))
 
 # %% ../nbs/20_metrics.ipynb #209a3e21
 def bootstrap(
