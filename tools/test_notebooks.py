@@ -1,5 +1,5 @@
-"""Everything that `make test` checks, with a count as the last line: the static checks, nbdev_test, small papermill runs, the paper's figures on the smoke profile, and, where there is
-a browser, notebooks in JupyterLab."""
+"""Everything that `make test` checks, with a count as the last line: the static checks, nbdev_test, small papermill runs, the paper's figures on the smoke profile, killed runs of
+training and detection, and, where there is a browser, notebooks in JupyterLab."""
 import os
 import re
 import subprocess
@@ -14,6 +14,8 @@ import fill_docs
 import pandas as pd
 import test_browser
 import test_reproduce
+import test_scans
+import test_train
 from autoddpm.unet import load_checkpoint
 
 ROOT, BIN = check_notebooks.ROOT, check_notebooks.BIN
@@ -117,6 +119,12 @@ def main() -> int:  # 0 if all passed
 
     step("the runner's promises, on a copy")
     counts.append(test_reproduce.main())
+
+    step("training that is killed, and training by two processes")
+    counts.append(test_train.main())
+
+    step("autoddpm detect: bad scans, and a run that is killed")
+    counts.append(test_scans.main())
 
     step("JupyterLab in a real browser: open, run, look")
     counts.append(test_browser.main())
