@@ -12,6 +12,7 @@ extensions = ["myst_nb", "sphinx.ext.mathjax"]
 
 nb_execution_mode = "off"  # outputs are shown as they are stored
 nb_merge_streams = True
+nb_ipywidgets_js = {}  # widgets need a kernel, and their scripts a network
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 4
 myst_update_mathjax = False

@@ -48,6 +48,7 @@ def shown_cells(notebook: dict) -> list:
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "raw" or cell["cell_type"] == "code" and (HIDDEN.search(text) or not DIRECTIVE.sub("", text).strip()): continue
+        if cell.get("outputs"): cell["outputs"] = [o for o in cell["outputs"] if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
         if "#| code-fold: true" in text: cell["metadata"] = dict(tags=["hide-input"])  # the solution of an exercise
         cells.append(cell | dict(source=DIRECTIVE.sub("", text) if cell["cell_type"] == "code" else text))
     return cells
@@ -56,6 +57,7 @@ def shown_cells(notebook: dict) -> list:
 def stage_notebook(path: Path, page: Path, staged: dict):
     notebook = json.loads((ROOT / path).read_text(encoding="utf-8"))
     notebook["cells"] = shown_cells(notebook)
+    notebook["metadata"].pop("widgets", None)  # they need a kernel
     notebook["metadata"]["language_info"] = dict(name="python", pygments_lexer="python")
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown": cell["source"] = relinked(cell["source"], path, page, staged)
