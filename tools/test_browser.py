@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -281,6 +282,7 @@ def main(names=QUICK) -> tuple:  # (passed, failed)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server and the copy go with it
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"notebooks; none: {', '.join(QUICK)}")
     parser.add_argument("--all", action="store_true", help=", ".join(ALL))
