@@ -46,7 +46,7 @@ def calibration_lines(name: str) -> list:
     lines = ["", "| calibrated map | settings | slices | 5 % | 2 % | 1 % |", "| --- | --- | --- | --- | --- | --- |"]
     for entry in read_calibration(name):
         coarse, again = entry["settings"]["coarse"], entry["settings"].get("resample")
-        how = f"level {coarse['level']}, {coarse['steps'] or 'all'} steps"
+        how = f"level {coarse['level']}, {coarse['sampler']}, {coarse['steps'] or 'all'} steps"
         if again: how += f"; re-sampled from {again['level']}, {again['count'] or 'all'} levels"
         cells = [f"{'inf' if t['threshold'] is None else format(t['threshold'], '.4f')} ({t['uncorrected']:.4f})" for t in entry["targets"].values()]
         lines.append(f"| {entry['what']} | {how} | {entry['slices']} | " + " | ".join(cells) + " |")
