@@ -89,6 +89,16 @@ def set_parameters(notebook: Path, values: dict):
     notebook.write_text(json.dumps(content), encoding="utf-8")
 
 
+def leave_out_flagged(notebook: Path) -> int:  # cells left out
+    "Take out the cells that need real data, a GPU or many minutes, as nbdev_test does by their flag."
+    flags = re.search(r"^tst_flags = (.*)$", (ROOT / "settings.ini").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    kept = [c for c in content["cells"] if not re.match(rf"#\|\s*({'|'.join(flags)})\s*$", "".join(c["source"]).split("\n")[0])]
+    left_out = len(content["cells"]) - len(kept)
+    if left_out: notebook.write_text(json.dumps(content | dict(cells=kept)), encoding="utf-8")
+    return left_out
+
+
 @contextmanager
 def jupyterlab(clone: Path, home: Path):
     "A server on this machine alone, with its own home, settings and token; gives a function that makes its addresses."
@@ -245,13 +255,14 @@ def use_explorer(page) -> str:  # what was seen
 def try_notebook(page, address, clone: Path, name: str) -> str:  # what was seen
     notebook = clone / "nbs" / f"{name}.ipynb"
     if name in SMALLER: set_parameters(notebook, SMALLER[name])
+    left_out = leave_out_flagged(notebook)
     committed = count_pictures(json.loads(notebook.read_text(encoding="utf-8")))
     try: content = run_all(page, address, notebook)
     finally: photograph(page, name)
     cells, pictures = check_outputs(content), count_pictures(content)
     assert pictures >= committed, f"{pictures} pictures among the outputs, {committed} in the committed notebook: a figure shows as text (matplotlib's inline backend is not on before it)"
     images = check_page(page, pictures)
-    seen = f"{cells} cells ran, {images} images show"
+    seen = f"{cells} cells ran, {images} images show{f', {left_out} flagged cells left out' if left_out else ''}"
     return f"{seen}; {use_explorer(page)}" if name == "explore" else seen
 
 
