@@ -128,7 +128,7 @@ def detect(
     scans: Annotated[list[Path], typer.Argument(metavar="SCAN_OR_FOLDER", help="T1w volumes (NIfTI, DICOM folder) in their own or in MNI space, slices (PNG, NPY, NIfTI), or folders of them.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results, one folder a scan. Run again to go on.")],
     weights: Annotated[str, typer.Option(metavar="NAME", help="Bundled name, .safetensors file, or the authors' .pt.")] = "ixi",
-    chain: Annotated[str, typer.Option(metavar="NAME", help="tuned and fast (53 network calls a slice) or paper (451).")] = "tuned",
+    chain: Annotated[str, typer.Option(metavar="NAME", help="tuned, fast (27 network calls a slice both), balanced (100) or paper (451).")] = "tuned",
     slices: Annotated[str, typer.Option(metavar="WHICH", help="mid (z = +23 mm, what the weights know), all, or millimetres such as 10,23,40.")] = "mid",
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ...")] = "cpu",
     seeds: Annotated[int, typer.Option(metavar="K", min=1, help="Average the maps of so many seeds.")] = 1,
