@@ -49,7 +49,7 @@ def passed(run: subprocess.CompletedProcess):
     if run.returncode: raise AssertionError("papermill failed:\n" + "\n".join(run.stderr.strip().splitlines()[-15:]))
 
 
-def test_eval(out: Path):
+def test_eval_notebook(out: Path):
     "eval.ipynb: the parameters asked for are those in the table."
     small = dict(limit=3, steps=2, inpaint_levels=1, resample_steps=1, masking_threshold="p95", n_bootstrap=20)
     passed(papermill("eval", out, dataset="simulated", seed=7, out_dir=out, **small))
@@ -61,7 +61,7 @@ def test_eval(out: Path):
     assert not missing, f"not written: {missing}"
 
 
-def test_train(out: Path):
+def test_train_notebook(out: Path):
     "train.ipynb: the parameters asked for are those in the weights, and Weights & Biases writes offline."
     passed(papermill("train", out, dataset="simulated", steps=3, batch_size=2, validate_every=2, wandb_mode="offline", out_dir=out))
     _, meta = load_checkpoint(out / "best.safetensors")
@@ -110,7 +110,7 @@ def main() -> int:  # 0 if all passed
 
     step("papermill: evaluate and train with small parameters, two at a time")
     with ThreadPoolExecutor(2) as pool:
-        for ok, said in pool.map(attempt, (test_eval, test_train, refuses_unknown("eval"), refuses_unknown("train"))):
+        for ok, said in pool.map(attempt, (test_eval_notebook, test_train_notebook, refuses_unknown("eval"), refuses_unknown("train"))):
             print(said, flush=True)
             counts.append((ok, not ok))
 
