@@ -292,7 +292,9 @@ def _preset(self: Panel):
 def _open(self: Panel, read):  # function that gives (image, name)
     "Read a file, or say in a line what is wrong with it."
     try: self._own = read()
-    except (ValueError, OSError) as error: return self._say(one_line(error), "#D55E00")
+    except (ValueError, OSError) as error:
+        if self._waiting: self._waiting = self._waiting.cancel()  # a refresh would write over the line below
+        return self._say(one_line(error), "#D55E00")
     self._soon()
 
 # %% ../nbs/38_panel.ipynb #f440ccdb
