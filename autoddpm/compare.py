@@ -134,7 +134,13 @@ def chain_note(
     own = ", ".join(f"{name} = {value}" for name, value in settings.items() if name != "variant")
     note = f"Chain `{chain}`{f' ({own})' if own else ''}: {calls} network calls a slice of AutoDDPM."
     if settings == chain_settings("paper"): return note
+    if _walk(settings) != _walk(CHAINS["paper"]): return f"{note} Its noise levels or its sampler are not the paper's; `chain = \"paper\"` has those, in {paper} calls."
     return f"{note} It stands for the paper's chain of {paper} calls, which `chain = \"paper\"` runs."
+
+
+def _walk(settings: dict) -> tuple:  # where a chain goes and how, however many calls it takes
+    s = autoddpm_settings(**settings | dict(variant="paper"))
+    return s["coarse"]["level"], s["coarse"]["sampler"], s["resample"]["level"]
 
 # %% ../nbs/17_compare.ipynb #80b5810d
 @dataclass

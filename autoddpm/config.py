@@ -84,12 +84,12 @@ def sha256(path) -> str:  # first 16 hexadecimal digits
 
 @cache
 def code_version() -> str:
-    "Version of the package, with the commit if it runs from a clone (`+dirty` where files differ from it)."
+    "Version of the package, with the commit if it runs from a clone (`+dirty` where files other than results in `figures` differ from it)."
     version = importlib.metadata.version("autoddpm")
     def git(*args): return subprocess.run(["git", "-C", str(repo_root()), *args], capture_output=True, text=True, check=True).stdout.strip()
     try:
         if Path(git("rev-parse", "--show-toplevel")) != repo_root(): return version
-        return f"{version}+g{git('rev-parse', '--short=12', 'HEAD')}{'+dirty' if git('status', '--porcelain', '-uno') else ''}"
+        return f"{version}+g{git('rev-parse', '--short=12', 'HEAD')}{'+dirty' if git('status', '--porcelain', '-uno', '--', '.', ':(exclude)figures') else ''}"
     except (OSError, subprocess.CalledProcessError):
         return version
 
