@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from promises import keep
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ("--profile", "smoke", "--source", "simulated")
@@ -136,22 +137,13 @@ def steps(clone: Path, real: bool):  # pairs (what is promised, test); each star
 
 
 def main() -> tuple:  # (passed, failed)
-    passed = failed = 0
     manifest = ROOT / "figures" / "smoke" / "manifest.json"  # there only if the runner made the figures
     real = manifest.is_file() and f'"{REAL}"' in manifest.read_text(encoding="utf-8") and (ROOT / "data" / "runs" / "smoke" / "simulated").is_dir()
     with tempfile.TemporaryDirectory() as scratch:
         clone = copy_clone(Path(scratch).resolve() / "clone", notebooks=False)
-        for promise, test in steps(clone, real):
-            start = time.time()
-            try: test()
-            except AssertionError as error:
-                failed += 1
-                print(f"FAILED {promise} ({time.time() - start:.0f} s)\n       {error}", flush=True)
-            else:
-                passed += 1
-                print(f"ok     {promise} ({time.time() - start:.0f} s)", flush=True)
+        counts = keep(steps(clone, real))
     if not real: print(f"       not tried: the paper's own {REAL}, since `make figures-smoke` has not been run here", flush=True)
-    return passed, failed
+    return counts
 
 
 if __name__ == "__main__": sys.exit(min(main()[1], 1))

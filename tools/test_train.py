@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from autoddpm.train import read_log
+from promises import keep
 
 BIN = Path(sys.executable).parent
 STEPS, INTERVAL, BATCH = 30, 4, 4
@@ -119,18 +120,7 @@ def steps(folder: Path):  # pairs (what is promised, test)
 
 
 def main() -> tuple:  # (passed, failed)
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        for promise, test in steps(Path(scratch)):
-            start = time.time()
-            try: test()
-            except AssertionError as error:
-                failed += 1
-                print(f"FAILED {promise} ({time.time() - start:.0f} s)\n       {error}", flush=True)
-            else:
-                passed += 1
-                print(f"ok     {promise} ({time.time() - start:.0f} s)", flush=True)
-    return passed, failed
+    with tempfile.TemporaryDirectory() as scratch: return keep(steps(Path(scratch)))
 
 
 if __name__ == "__main__":
