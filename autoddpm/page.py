@@ -147,10 +147,11 @@ def write_page(
     fewer = f"<p>Pictures of the {len(shown)} highest scores of {(table.status == 'done').sum()}; those of the others lie in their folders.</p>" if len(shown) < (table.status == "done").sum() else ""
     passed = f"<p>Passed over, as no scans by their names: {escape(', '.join(f'{n} {kind}' for kind, n in run['passed_over'].items()))}.</p>" if run["passed_over"] else ""
     facts = {name: run[name] for name in ("weights", "settings", "seeds", "threshold", "code", "python", "packages", "request")}
+    made = escape(f"weights {run['weights']['name']} {run['weights']['sha256'][:8]}, code {run['code']}")
     body = [f'<div class="notice">{NOTICE} <span>This page holds pictures of the scans: keep it as safe as the scans.</span></div>', "<h1>AutoDDPM on T1w scans</h1>",
             f"<p>{'<br>'.join(map(escape, summary(table).splitlines()))}</p>{passed}", score_histogram(table.score.dropna().tolist(), run["healthy"].get("scores", [])), _explain(run),
             "<h2>Scans, by falling score</h2>", _tables(table, set(shown.id), run["levels"]), f"<h2>Pictures</h2>{fewer}{cards}" if cards else "",
-            f"<h2>What made this</h2><pre>{escape(json.dumps(facts, indent=1))}</pre>"]
+            f"<h2>What made this</h2><details><summary>{made}: all settings</summary><pre>{escape(json.dumps(facts, indent=1))}</pre></details>"]
     page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>AutoDDPM: {len(table)} scans</title><style>{_STYLE}</style></head><body>{"".join(body)}</body></html>'
     with whole(out / "report.html", out / ".aside") as part: part.write_text(page, encoding="utf-8")
     with suppress(OSError): (out / ".aside").rmdir()
