@@ -233,6 +233,14 @@ def memory_rows(device: str, threads: int) -> list:
     return rows
 
 
+def evaluation_rows(threads: int) -> list:
+    "The evaluation notebook on the bundled cohort, with its defaults, from the command to the last picture."
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "papermill", HERE.parent / "nbs" / "eval.ipynb", Path(folder) / "out.ipynb", "-p", "dataset", "simulated", "-p", "out_dir", folder, "--no-progress-bar"]
+        spent = seconds(lambda: subprocess.run(command, check=True, capture_output=True, env=os.environ | dict(OMP_NUM_THREADS=str(threads))), "cpu")
+    return [figure("nbs/eval.ipynb on the bundled cohort, from nothing", spent.clock, "s")]
+
+
 def training_rows(device: str, rounds: int, quick: bool) -> list:
     "Images a second in training, with all randomness, the moving average and gradient clipping."
     rows, images = [], phantoms(16).to(device)
@@ -261,7 +269,8 @@ def measure(device: str, threads: int, rounds: int, quick: bool) -> dict:
     rows = []
     with threadpool_limits(threads):
         for part in (lambda: network_rows(device, rounds, quick), lambda: chain_rows(device, rounds, quick), lambda: parts_rows(device, rounds, quick),
-                     lambda: training_rows(device, rounds, quick), lambda: cohort_rows(threads, quick), lambda: [] if quick else memory_rows(device, threads)):
+                     lambda: training_rows(device, rounds, quick), lambda: cohort_rows(threads, quick), lambda: [] if quick else memory_rows(device, threads),
+                     lambda: [] if quick or device == "cuda" else evaluation_rows(threads)):
             for r in part():
                 rows.append(r)
                 print(f"{r['package']:10.4g} {r['unit']:<8} " + (f"{r['ratio']:6.2f} times faster ({r['work_ratio']:.2f} by CPU time) than {r['against']}" if "ratio" in r else "").ljust(75) + f"  {r['what']}", flush=True)
