@@ -595,8 +595,8 @@ def _table(*headings) -> Table:
 
 def open_console() -> Console:
     "The terminal; or lines wide enough for a log."
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = Console(force_jupyter=False)  # in a notebook too, the command prints where a command prints
+    return console if console.is_terminal else Console(width=160, force_jupyter=False)
 
 
 def show_list(

@@ -182,8 +182,9 @@ def load_run(
         found = {group: _stored(folder / "stages" / name, batches) for group, batches in groups.items()}
         thresholds = {t: {k: np.inf if v is None else v for k, v in e.items()} for t, e in record["thresholds"][name].items()}
         outcomes[name] = Outcome(name, found["lesioned"], found.get("healthy"), thresholds)
-    def table(part): return pd.read_csv(folder / f"{part}.csv", keep_default_na=False, na_values=[""])
-    facts = table("facts").set_index("method").fillna({"weights": "", "weights_sha256": "", "chain": ""})
+    words = dict.fromkeys(("weights", "weights_sha256", "chain"), str)  # a hash can look like a number, and a column can be empty
+    def table(part): return pd.read_csv(folder / f"{part}.csv", keep_default_na=False, na_values=[""], dtype=words)
+    facts = table("facts").set_index("method").fillna(dict.fromkeys(words, ""))
     return Run(read_cohort(folder), outcomes, facts, table("slices"), table("results"), record)
 
 

@@ -25,8 +25,8 @@ SHOTS = ROOT / "runs" / "browser"
 WIDTH = 1280  # pixels of the window
 CELL_TIME = 240  # seconds that a notebook may take
 
-# the first notebook of each part of the library (data, diffusion, the three stages, all of them in one call, measuring, drawing), and those that people work in
-CHAPTERS = ("01_phantom", "04_schedule", "10_mask", "13_detect", "20_metrics", "21_figures")
+# the first notebook of each part of the library (data, diffusion, the three stages, all of them in one call, measuring, drawing, the command line), and those that people work in
+CHAPTERS = ("01_phantom", "04_schedule", "10_mask", "13_detect", "20_metrics", "21_figures", "23_cli")
 QUICK = ("index", "10_mask", "explore")
 ALL = ("index", *CHAPTERS, "train", "eval", "explore")
 # with their defaults these take minutes
