@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from .figures import PALETTE
@@ -64,7 +65,7 @@ def score_histogram(
     edges = np.linspace(0, top, bins + 1)
     up, down = (max(_bars(s, edges, 0, 1, "")[0], 1e-9) for s in (healthy, scores))
     body = _bars(healthy, edges, 100, 80 / up, "#8C8C8C")[1] + _bars(scores, edges, 100, -66 / down, PALETTE[3])[1]
-    ticks = [f'<text x="{20 + 600 * t / top:.1f}" y="204" text-anchor="middle">{t:.3g}</text>' for t in np.linspace(0, top / 1.02, 5)]
+    ticks = [f'<text x="{20 + 600 * t / top:.1f}" y="204" text-anchor="middle">{t:.3g}</text>' for t in MaxNLocator(5).tick_values(0, top) if t <= top]
     names = [f'<text x="620" y="14" text-anchor="end">{len(healthy) or "no"} healthy slices</text>', f'<text x="620" y="186" text-anchor="end">{len(scores)} scan{"s" * (len(scores) != 1)} of this run</text>']
     return f'<svg viewBox="0 0 640 222" role="img" aria-label="Histogram of scores">{"".join(body)}<line x1="20" x2="620" y1="100" y2="100"/>{"".join(ticks + names)}<text x="320" y="219" text-anchor="middle">score</text></svg>'
 
