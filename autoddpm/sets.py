@@ -17,12 +17,12 @@ from .data import HOW, load_dataset
 EXPECTED = dict(ixi=dict(train=465, val=58), atlas=dict(test=655), fastmri=dict(test=None), simulated=dict(train=16, val=24, test=32))
 
 
-def _found(name: str, split: str) -> tuple:  # (slices or None, how many are left out by excluded.csv, what is wrong)
+def _found(name: str, split: str) -> tuple:  # (slices or None, how many are left out by excluded.csv, what is wrong, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what `load_dataset` warns of is in the table
         try: data = load_dataset(name, split=split, source="auto" if name == "simulated" else "real")
-        except (FileNotFoundError, ValueError) as error: return None, 0, str(error)
-    return len(data), len(data.excluded), ""
+        except (FileNotFoundError, ValueError) as error: return None, 0, str(error), data_root() / name
+    return len(data), len(data.excluded), "", data.root
 
 # %% ../nbs/34_sets.ipynb #e1cf67b6
 def describe_sets() -> pd.DataFrame:  # columns set, split, data, found, expected, state, folder, remedy
@@ -31,11 +31,10 @@ def describe_sets() -> pd.DataFrame:  # columns set, split, data, found, expecte
     for name, splits in EXPECTED.items():
         here = name == "simulated" or (data_root() / name).is_dir()
         for split, expected in splits.items():
-            found, left_out, wrong = _found(name, split) if here else (None, 0, "")
+            found, left_out, wrong, folder = _found(name, split) if here else (None, 0, "", data_root() / name)
             expected = expected and expected - left_out
             state = "missing" if not here else "unreadable" if found is None else "incomplete" if expected and found < expected else "more than expected" \
                 if expected and found > expected else "present"
             remedy = "" if state == "present" else wrong or HOW[name]
-            rows.append(dict(set=name, split=split, data="simulated" if name == "simulated" else "real", found=found, expected=expected, state=state,
-                             folder=str(load_dataset("simulated").root if name == "simulated" else data_root() / name), remedy=remedy))
+            rows.append(dict(set=name, split=split, data="simulated" if name == "simulated" else "real", found=found, expected=expected, state=state, folder=str(folder), remedy=remedy))
     return pd.DataFrame(rows).astype(dict(found="Int64", expected="Int64"))
