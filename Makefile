@@ -12,7 +12,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED)  ## evaluate the bundled weights on the bundled simulated cohort, and show the table
-	@echo "== demo: evaluating every method on the simulated cohort; some minutes on two cores"
+	@echo "== demo: evaluating every method on the simulated cohort; a minute or a few on two cores"
 	$(BIN)/papermill nbs/eval.ipynb out.ipynb -p dataset atlas
 	@table=$$(ls -t runs/eval/*/results.md | head -n 1); echo; cat "$$table"; \
 	  echo; echo "Table:    $$table"; echo "Pictures:"; ls "$$(dirname "$$table")"/*.png | sed 's/^/          /'; \
