@@ -365,7 +365,7 @@ def latency_table(
     "Write the latencies as .csv and .md."
     shown = table.assign(**{name: table[name].map("{:.0f}".format) for name in ("milliseconds", "slowest", "of_processor")})
     text = (f"# How long the explorer takes to answer\n\nMilliseconds from a move of a control until its pictures are ready, without the browser's; median of {repeats} moves "
-            f"(one for a speed), {torch.get_num_threads()} thread(s). `of processor` is what of it the kernel itself computed; the rest is other work of the machine.\n\n{markdown_table(shown.rename(columns=lambda name: name.replace('_', ' ')))}")
+            f"(one for a speed), {torch.get_num_threads()} thread(s). `of processor` is the time that the kernel itself computed, all threads together.\n\n{markdown_table(shown.rename(columns=lambda name: name.replace('_', ' ')))}")
     table.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.6g")
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     return text
