@@ -33,10 +33,15 @@ def unbroken(text: str) -> str:
     return re.sub(r"(\d) \[(-?[\d.]+), (-?[\d.]+)\]", "\\1\u00a0[\\2,\u00a0\\3]", text)
 
 
+def published(folder: Path, name: str, record: dict) -> bool:
+    "Whether a file is there and may be shown: of real sets only numbers, no picture of a person."
+    return (folder / name).is_file() and (record["simulated"] or not name.endswith((".png", ".svg")))
+
+
 def shown(folder: Path, figures: Path, record: dict) -> list:
     "The picture if it may be shown, and the table."
     where = Path("..") / "figures" / folder.relative_to(figures)
-    lines = [f"![{record['title']}]({(where / name).as_posix()})\n" for name in record["outputs"] if name.endswith(".png") and (folder / name).is_file()]
+    lines = [f"![{record['title']}]({(where / name).as_posix()})\n" for name in record["outputs"] if name.endswith(".png") and published(folder, name, record)]
     for name in record["outputs"]:
         if name.endswith(".md"): lines += [unbroken("\n".join((folder / name).read_text(encoding="utf-8").splitlines()[1:])), ""]  # but for its title
     return lines
@@ -45,7 +50,7 @@ def shown(folder: Path, figures: Path, record: dict) -> list:
 def downloads(folder: Path, figures: Path, record: dict) -> list:
     where = Path("..") / "figures" / folder.relative_to(figures)
     files = [f"{{download}}`{name} <{(where / name).as_posix()}>` (`{sha}`)" for name, sha in record["outputs"].items()
-             if (folder / name).is_file() and not name.endswith(".md")]
+             if published(folder, name, record) and not name.endswith(".md")]
     return ["## Files", "", *(f"- {file}" for file in files), ""] if files else []
 
 
