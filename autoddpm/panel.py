@@ -101,7 +101,8 @@ class Panel:
         subject: str = "",  # the slice to start with; "": the first with a large lesion, if there is one
     ):
         self.detector, self.cohort, self.cache, self.view, self.live = detector, cohort, StageCache(), None, False
-        self._waiting, self._silent, self._own = None, False, None
+        self._waiting, self._silent = None, False
+        self._own = "no file yet: choose one, or give its path; a PNG or NPY slice, or NIfTI in MNI space (`autoddpm prepare` brings other scans there)"  # or (image, name)
         slices = {s.subject: s for s in [*cohort.lesioned, *cohort.healthy]}
         if subject and subject not in slices: raise ValueError(f"no subject {subject!r} in {cohort.name}; choose one of {', '.join(list(slices)[:3])}, ...")
         self.source = widgets.ToggleButtons(options=["a slice of the cohort", "a drawn lesion", "a file of mine"], style=dict(button_width="auto"))
@@ -177,7 +178,7 @@ def scan(self: Panel) -> tuple:  # (image [1,H,W], its true lesion or None, what
     where = self.source.options.index(self.source.value)
     if where == 0: return self.slice.value.image, self.slice.value.mask, self.slice.value.id
     if where == 2:
-        if self._own is None: raise ValueError("no file yet: choose one, or give its path; a PNG or NPY slice, or NIfTI in MNI space (`autoddpm prepare` brings other scans there)")
+        if isinstance(self._own, str): raise ValueError(self._own)
         return self._own[0], None, self._own[1]
     image, at = self.healthy.value.image, {name: control.value for name, control in self.lesion.items()}
     brain = self.cache.get("brain", hashlib.sha256(image.numpy().tobytes()).hexdigest(), lambda: brain_mask(image))[0].value
@@ -292,9 +293,7 @@ def _preset(self: Panel):
 def _open(self: Panel, read):  # function that gives (image, name)
     "Read a file, or say in a line what is wrong with it."
     try: self._own = read()
-    except (ValueError, OSError) as error:
-        if self._waiting: self._waiting = self._waiting.cancel()  # a refresh would write over the line below
-        return self._say(one_line(error), "#D55E00")
+    except (ValueError, OSError) as error: self._own = one_line(error)  # said by every refresh until there is another file
     self._soon()
 
 # %% ../nbs/38_panel.ipynb #f440ccdb
