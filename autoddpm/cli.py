@@ -161,11 +161,19 @@ def train(
     start: Annotated[str, typer.Option(metavar="NAME", help="Weights to start from; else from scratch.")] = "",
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Optimiser steps in all.")] = 10_000,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Slices a step, over all processes.")] = 16,
-    learning_rate: Annotated[float, typer.Option(metavar="X", help="Of Adam.")] = 1e-4,
+    learning_rate: Annotated[float, typer.Option(metavar="X", help="Of Adam, after the warm-up.")] = 1e-4,
+    warmup: Annotated[int, typer.Option(metavar="N", min=0, help="Steps over which the learning rate rises from 0.")] = 0,
+    final_rate: Annotated[float, typer.Option(metavar="X", help="Learning rate of the last step relative to the first, along a cosine; 1: constant.")] = 1.0,
+    ema: Annotated[float, typer.Option(metavar="X", help="Decay of the moving average of the weights.")] = 0.999,
+    rotation: Annotated[float, typer.Option(metavar="DEG", help="Random rotation, either way. Registered slices need less than the paper's 10.")] = 10.0,
+    shift: Annotated[float, typer.Option(metavar="X", help="Random shift, either way, as a share of the width.")] = 0.1,
+    scale: Annotated[float, typer.Option(metavar="X", help="Random change of scale, either way.")] = 0.1,
+    gamma: Annotated[float, typer.Option(metavar="X", help="Random contrast exponent between 1/X and X; 1: none.")] = 1.4,
+    bias: Annotated[float, typer.Option(metavar="X", help="Size of the random bias field's terms; 0: none.")] = 0.03,
     noise_type: Annotated[str, typer.Option(metavar="NAME", help="gaussian or simplex.")] = "gaussian",
     max_level: Annotated[int, typer.Option(metavar="T", min=1, max=999, help="Highest noise level to train on.")] = 999,
     loss_weight: Annotated[float, typer.Option(metavar="X", help="0: the paper's loss; above: more weight for high noise levels.")] = 0.0,
-    precision: Annotated[str, typer.Option(metavar="NAME", help="float32, or bfloat16 for GPUs.")] = "float32",
+    precision: Annotated[str, typer.Option(metavar="NAME", help="float32, or bfloat16 for GPUs and for processors with instructions for it.")] = "float32",
     validate_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps.")] = 500,
     checkpoint_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps that a kill loses at most.")] = 200,
     seed: Annotated[int, typer.Option(metavar="N", help="Of everything random.")] = 0,
@@ -176,7 +184,8 @@ def train(
     """
     from accelerate import PartialState
     from autoddpm.train import TrainSettings, new_ddpm, train as train_model
-    settings = TrainSettings(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, loss_weight=loss_weight,
+    settings = TrainSettings(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=warmup, final_rate=final_rate, ema=ema, seed=seed,
+        rotation=rotation, shift=shift, scale=scale, gamma=gamma, bias=bias, loss_weight=loss_weight,
         validate_every=validate_every, checkpoint_every=checkpoint_every)
     model = new_ddpm(network, start, seed, noise_type=noise_type, max_level=max_level, precision=precision)
     best = train_model(dataset, out, settings, model, source, root, start)
