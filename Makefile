@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed
 DOCS_VENV ?= .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figures figures-smoke test test-browser browser export clean-notebooks docs
+.PHONY: help demo figures figures-smoke test test-browser browser export format clean-notebooks docs
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,11 @@ browser: $(INSTALLED)  ## get what the tests in a browser need: Playwright by pi
 	@$(BIN)/python tools/test_browser.py --only-install
 
 export: $(INSTALLED)  ## write autoddpm/ from the notebooks
+	$(BIN)/nbdev_export
+
+format: $(INSTALLED)  ## lay out the code of notebooks, tools and tests, as `make test` asks for
+	$(BIN)/ruff check -q --fix --select I . || true
+	$(BIN)/ruff format -q .
 	$(BIN)/nbdev_export
 
 clean-notebooks: $(INSTALLED)  ## strip what should not be committed from the notebooks (their outputs stay)

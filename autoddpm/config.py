@@ -43,6 +43,7 @@ def weights_root() -> Path:
 @dataclass(frozen=True)
 class PaperSettings:
     "Settings of AutoDDPM as published (Bercea et al. 2023, arXiv 2305.19643) and in the authors' configuration files."
+
     image_size: int = 128  # pixels, square
     num_levels: int = 1000  # T, noise levels of the chain
     beta_start: float = 1e-4  # linear schedule, first beta
@@ -78,7 +79,8 @@ def sha256(path) -> str:  # first 16 hexadecimal digits
     "Short hash of a file's content."
     digest = hashlib.sha256()
     with open(path, "rb") as f:
-        while block := f.read(1 << 20): digest.update(block)
+        while block := f.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()[:16]
 
 
@@ -86,9 +88,15 @@ def sha256(path) -> str:  # first 16 hexadecimal digits
 def code_version() -> str:
     "Version of the package, with the commit if it runs from a clone (`+dirty` where files other than results in `figures` differ from it)."
     version = importlib.metadata.version("autoddpm")
-    def git(*args): return subprocess.run(["git", "-C", str(repo_root()), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    def git(*args):
+        return subprocess.run(
+            ["git", "-C", str(repo_root()), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        if Path(git("rev-parse", "--show-toplevel")) != repo_root(): return version
+        if Path(git("rev-parse", "--show-toplevel")) != repo_root():
+            return version
         return f"{version}+g{git('rev-parse', '--short=12', 'HEAD')}{'+dirty' if git('status', '--porcelain', '-uno', '--', '.', ':(exclude)figures') else ''}"
     except (OSError, subprocess.CalledProcessError):
         return version
@@ -98,7 +106,9 @@ def provenance(
     **facts,  # whatever else belongs beside the result; has to be JSON
 ) -> dict:
     "Record of the code and packages in use, together with `facts`."
-    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scikit-learn", "scikit-image", "nibabel")}
+    packages = {
+        name: importlib.metadata.version(name) for name in ("torch", "numpy", "scikit-learn", "scikit-image", "nibabel")
+    }
     return dict(facts, code=code_version(), python=platform.python_version(), packages=packages)
 
 
@@ -117,7 +127,8 @@ def notebook_parameters(
 ) -> dict:  # defaults by name
     "The parameters a notebook takes, read from its cell tagged `parameters`."
     path = repo_root() / "nbs" / f"{name}.ipynb"
-    if not path.is_file(): raise FileNotFoundError(f"{path}: the notebooks belong to a clone of the repository; run them there")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the notebooks belong to a clone of the repository; run them there")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     tagged = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
     lines = ast.parse("".join(tagged["source"])).body
@@ -131,14 +142,24 @@ def check_parameters(
     "Refuse parameters that the notebook does not have, and values that cannot be meant."
     known = notebook_parameters(name)
     for key, value in given.items():
-        if key.startswith("_") or key in ("In", "Out") or not isinstance(value, (str, int, float, list, dict, type(None))): continue
+        if (
+            key.startswith("_")
+            or key in ("In", "Out")
+            or not isinstance(value, (str, int, float, list, dict, type(None)))
+        ):
+            continue
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise ValueError(f"unknown parameter {key!r}{f' (did you mean {near[0]!r}?)' if near else ''}; known are {', '.join(known)}")
+            raise ValueError(
+                f"unknown parameter {key!r}{f' (did you mean {near[0]!r}?)' if near else ''}; known are {', '.join(known)}"
+            )
         number = type(value) in (int, float) and (type(known[key]) is float or key == "masking_threshold")
         if type(value) is not type(known[key]) and not number:
-            raise ValueError(f"parameter {key} = {value!r}: should be of type {type(known[key]).__name__}, as in {key} = {known[key]!r}")
-        if type(value) in (int, float) and value < (key == "batch_size"): raise ValueError(f"parameter {key} = {value}: too small")
+            raise ValueError(
+                f"parameter {key} = {value!r}: should be of type {type(known[key]).__name__}, as in {key} = {known[key]!r}"
+            )
+        if type(value) in (int, float) and value < (key == "batch_size"):
+            raise ValueError(f"parameter {key} = {value}: too small")
     return {key: given.get(key, default) for key, default in known.items()}
 
 # %% ../nbs/00_config.ipynb #5e330a8b
@@ -148,5 +169,8 @@ def progress_bar(
 ) -> plain_tqdm:  # to be closed, or used in `with`
     "A bar on the screen, or in the file that `AUTODDPM_PROGRESS` names."
     file = os.environ.get("AUTODDPM_PROGRESS")
-    if not file: return tqdm(total=total, **shown)
-    return plain_tqdm(total=total, **shown | dict(disable=False, file=open(file, "w", encoding="utf-8"), ascii=True, ncols=80))
+    if not file:
+        return tqdm(total=total, **shown)
+    return plain_tqdm(
+        total=total, **shown | dict(disable=False, file=open(file, "w", encoding="utf-8"), ascii=True, ncols=80)
+    )

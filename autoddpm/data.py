@@ -35,14 +35,24 @@ def check_images(
     where: str = "",  # what the batch is, for the message
 ) -> torch.Tensor:  # the same images
     "Return the batch as it is, or say what is wrong with it and what to do."
-    def refuse(what, remedy): raise ValueError(f"{where or 'images'}: {what}; {remedy}")
-    if not isinstance(images, torch.Tensor): refuse(f"{type(images).__name__}, not a tensor", "convert with torch.as_tensor(x, dtype=torch.float32)")
-    if images.dtype != torch.float32: refuse(f"type {images.dtype}, not torch.float32", "convert with images.float(), after scaling to [0,1]")
+
+    def refuse(what, remedy):
+        raise ValueError(f"{where or 'images'}: {what}; {remedy}")
+
+    if not isinstance(images, torch.Tensor):
+        refuse(f"{type(images).__name__}, not a tensor", "convert with torch.as_tensor(x, dtype=torch.float32)")
+    if images.dtype != torch.float32:
+        refuse(f"type {images.dtype}, not torch.float32", "convert with images.float(), after scaling to [0,1]")
     if images.dim() != 4 or images.shape[1] != 1 or images.shape[2] != images.shape[3] or 0 in images.shape:
-        refuse(f"shape {tuple(images.shape)}, not [B,1,H,H]", "make each slice [1,128,128] with prepare_slice and stack them")
-    if not images.isfinite().all(): refuse("NaN or infinite values", "mend the scan or leave it out")
+        refuse(
+            f"shape {tuple(images.shape)}, not [B,1,H,H]",
+            "make each slice [1,128,128] with prepare_slice and stack them",
+        )
+    if not images.isfinite().all():
+        refuse("NaN or infinite values", "mend the scan or leave it out")
     low, high = images.min().item(), images.max().item()
-    if low < 0 or high > 1: refuse(f"values in [{low:.3g}, {high:.3g}], not in [0,1]", "scale each slice with prepare_slice")
+    if low < 0 or high > 1:
+        refuse(f"values in [{low:.3g}, {high:.3g}], not in [0,1]", "scale each slice with prepare_slice")
     return images
 
 # %% ../nbs/02_data.ipynb #a3972c96
@@ -51,11 +61,17 @@ def prepare_slice(
     where: str = "slice",  # what it is, for the message
 ) -> torch.Tensor:  # float32 [1,128,128] in [0,1]
     "Scale one slice to [0,1] and bring it to 128 x 128."
-    def refuse(what, remedy): raise ValueError(f"{where}: {what}; {remedy}")
+
+    def refuse(what, remedy):
+        raise ValueError(f"{where}: {what}; {remedy}")
+
     array = np.asarray(array, dtype=np.float64)
-    if array.ndim != 2: refuse(f"shape {array.shape}, not two-dimensional", "give one axial slice")
-    if not np.isfinite(array).all(): refuse("NaN or infinite values", "mend the scan or leave it out")
-    if array.size == 0 or array.min() == array.max(): refuse("empty or constant, no picture in it", "check how it was exported, or leave it out")
+    if array.ndim != 2:
+        refuse(f"shape {array.shape}, not two-dimensional", "give one axial slice")
+    if not np.isfinite(array).all():
+        refuse("NaN or infinite values", "mend the scan or leave it out")
+    if array.size == 0 or array.min() == array.max():
+        refuse("empty or constant, no picture in it", "check how it was exported, or leave it out")
     if not (array > 0).any() or array.min() < -0.1 * np.percentile(array[array > 0], 98):
         refuse(f"negative values down to {array.min():.3g}", "give grey values from 0 up, not standardised ones")
     x = np.clip(array / np.percentile(array[array > 0], 98), 0, 1)
@@ -69,7 +85,8 @@ def _read_png(path):
             mode, array = picture.mode, np.asarray(picture)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path}: no readable PNG (empty or truncated?); export or download it again") from error
-    if mode not in ("L", "I;16", "I;16B", "I"): raise ValueError(f"{path}: PNG of mode {mode}, not grey; save it with one channel of 8 or 16 bits")
+    if mode not in ("L", "I;16", "I;16B", "I"):
+        raise ValueError(f"{path}: PNG of mode {mode}, not grey; save it with one channel of 8 or 16 bits")
     return array
 
 # %% ../nbs/02_data.ipynb #7e708403
@@ -77,25 +94,45 @@ def read_npy(
     path: Path,
 ) -> np.ndarray:  # [rows,columns] as stored
     "Read a slice that is stored as an array of numbers."
-    try: array = np.load(path, allow_pickle=False)
+    try:
+        array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: no readable NPY of numbers (empty, truncated or objects?); export it again with numpy.save") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif": raise ValueError(f"{path}: NPY of {getattr(array, 'dtype', 'several arrays')}, not of real numbers; save grey values")
-    if array.ndim != 2: raise ValueError(f"{path}: NPY of shape {array.shape}, not rows x columns; save one axial slice, anterior at the top")
+        raise ValueError(
+            f"{path}: no readable NPY of numbers (empty, truncated or objects?); export it again with numpy.save"
+        ) from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
+        raise ValueError(
+            f"{path}: NPY of {getattr(array, 'dtype', 'several arrays')}, not of real numbers; save grey values"
+        )
+    if array.ndim != 2:
+        raise ValueError(
+            f"{path}: NPY of shape {array.shape}, not rows x columns; save one axial slice, anterior at the top"
+        )
     return array
 
 # %% ../nbs/02_data.ipynb #4d98336b
 def _load_nifti(path):
     try:
         scan = nib.load(path)
-        if scan.get_data_dtype().names: raise ValueError(f"{path}: colour NIfTI; save it with one grey channel")
-        if scan.ndim not in (2, 3): raise ValueError(f"{path}: NIfTI of {scan.ndim} dimensions {scan.shape}; save one volume or slice of it")
-        return nib.Nifti1Image(np.asarray(scan.dataobj, dtype=np.float32).reshape((*scan.shape, 1)[:3]), scan.affine, scan.header)
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, EOFError, OSError, zlib.error) as error:
+        if scan.get_data_dtype().names:
+            raise ValueError(f"{path}: colour NIfTI; save it with one grey channel")
+        if scan.ndim not in (2, 3):
+            raise ValueError(f"{path}: NIfTI of {scan.ndim} dimensions {scan.shape}; save one volume or slice of it")
+        return nib.Nifti1Image(
+            np.asarray(scan.dataobj, dtype=np.float32).reshape((*scan.shape, 1)[:3]), scan.affine, scan.header
+        )
+    except (
+        nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+        EOFError,
+        OSError,
+        zlib.error,
+    ) as error:
         raise ValueError(f"{path}: no readable NIfTI (empty or truncated?); export or download it again") from error
 
 # %% ../nbs/02_data.ipynb #45780ae5
-def _in_mni(path, header): return "MNI" in Path(path).name or {int(header["sform_code"]), int(header["qform_code"])} & {3, 4}
+def _in_mni(path, header):
+    return "MNI" in Path(path).name or {int(header["sform_code"]), int(header["qform_code"])} & {3, 4}
 
 
 def _read_nifti(path, order):
@@ -105,22 +142,30 @@ def _read_nifti(path, order):
     if header["sform_code"] == 0 and header["qform_code"] == 0:
         raise ValueError(f"{path}: NIfTI without an affine, so its orientation is unknown; convert it from DICOM again")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise ValueError(f"{path}: NIfTI with a singular affine, so its orientation is unknown; convert it from DICOM again")
+        raise ValueError(
+            f"{path}: NIfTI with a singular affine, so its orientation is unknown; convert it from DICOM again"
+        )
     scan = nib.as_closest_canonical(scan)
     if scan.shape[2] > 1:
         if not _in_mni(path, header):
-            raise ValueError(f"{path}: volume not marked as MNI space; register it to MNI152 first (and put MNI152 into its name)")
+            raise ValueError(
+                f"{path}: volume not marked as MNI space; register it to MNI152 first (and put MNI152 into its name)"
+            )
         scan = resample_from_to(scan, ((NATIVE_SHAPE[1], NATIVE_SHAPE[0], 1), SLICE_AFFINE), order=order)
     return np.asarray(scan.dataobj)[..., 0].T[::-1]
 
 # %% ../nbs/02_data.ipynb #f8533d58
 def _read_plane(path, order=1):
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"{path}: no such file; check the path and the split that names it")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the path and the split that names it")
     name = path.name.lower()
-    if name.endswith(".png"): return _read_png(path)
-    if name.endswith(".npy"): return read_npy(path)
-    if name.endswith((".nii", ".nii.gz")): return _read_nifti(path, order)
+    if name.endswith(".png"):
+        return _read_png(path)
+    if name.endswith(".npy"):
+        return read_npy(path)
+    if name.endswith((".nii", ".nii.gz")):
+        return _read_nifti(path, order)
     raise ValueError(f"{path}: unknown kind of file; PNG, NPY, .nii and .nii.gz are read")
 
 # %% ../nbs/02_data.ipynb #f1f83d12
@@ -134,10 +179,13 @@ def read_slice(
 def _stored_size(path):
     "Columns, rows and slices as stored."
     kind = Path(path).suffix.lower()
-    if kind == ".npy": return *read_npy(path).shape[::-1], 1
+    if kind == ".npy":
+        return *read_npy(path).shape[::-1], 1
     try:
-        if kind != ".png": return (*nib.load(path).shape, 1)[:3]
-        with Image.open(path) as picture: return *picture.size, 1
+        if kind != ".png":
+            return (*nib.load(path).shape, 1)[:3]
+        with Image.open(path) as picture:
+            return *picture.size, 1
     except (nib.filebasedimages.ImageFileError, OSError) as error:
         raise ValueError(f"{path}: unreadable (missing, empty or truncated?); export or download it again") from error
 
@@ -149,7 +197,9 @@ def read_mask(
     "Read the outline of an anomaly; a pixel counts where at least half of it is covered."
     array = _read_plane(path, order=0)
     if like is not None and (size := _stored_size(like)) != _stored_size(path):
-        raise ValueError(f"{path}: mask of {_stored_size(path)} pixels, but its image {like} has {size}; draw it on the image's grid")
+        raise ValueError(
+            f"{path}: mask of {_stored_size(path)} pixels, but its image {like} has {size}; draw it on the image's grid"
+        )
     values = np.unique(array)
     if not (np.isin(values, (0, 1)).all() or np.isin(values, (0, 255)).all()):
         raise ValueError(f"{path}: mask with values {values[:5].tolist()}; use 0 = healthy and 1 (or 255) = anomaly")
@@ -160,10 +210,13 @@ def _in_h5(path, use):
     "What `use` takes from an open file of fastMRI."
     try:
         with h5py.File(path, "r") as file:
-            if "reconstruction_rss" in file: return use(file)
+            if "reconstruction_rss" in file:
+                return use(file)
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path}: no readable h5 (empty or truncated?); download it again") from error
-    raise ValueError(f"{path}: no reconstruction_rss in it; take fastMRI's files for training and validation, which have it")
+    raise ValueError(
+        f"{path}: no reconstruction_rss in it; take fastMRI's files for training and validation, which have it"
+    )
 
 
 def read_h5(
@@ -176,9 +229,13 @@ def read_h5(
 
 def h5_facts(path: Path) -> tuple:  # ((slices, rows, columns), patient)
     "Size of a fastMRI volume, and whose it is."
-    def facts(file): return file["reconstruction_rss"].shape, str(file.attrs.get("patient_id", Path(path).stem))
+
+    def facts(file):
+        return file["reconstruction_rss"].shape, str(file.attrs.get("patient_id", Path(path).stem))
+
     shape, patient = _in_h5(path, facts)
-    if len(shape) != 3: raise ValueError(f"{path}: reconstruction_rss of shape {shape}, not slices x rows x columns; download it again")
+    if len(shape) != 3:
+        raise ValueError(f"{path}: reconstruction_rss of shape {shape}, not slices x rows x columns; download it again")
     return shape, patient
 
 # %% ../nbs/02_data.ipynb #5a6becf8
@@ -192,7 +249,10 @@ def square_box(
     "Where a box lies after `to_square`; what sticks out of the picture is cut off."
     rows, columns = shape
     side = max(shape)
-    (x0, x1), (y0, y1) = np.clip((x, x + width), 0, columns) + (side - columns) // 2, np.clip((y, y + height), 0, rows) + (side - rows) // 2
+    (x0, x1), (y0, y1) = (
+        np.clip((x, x + width), 0, columns) + (side - columns) // 2,
+        np.clip((y, y + height), 0, rows) + (side - rows) // 2,
+    )
     return tuple(float(edge * PAPER.image_size / side) for edge in (x0, y0, x1, y1))
 
 
@@ -202,17 +262,22 @@ def box_mask(
 ) -> torch.Tensor:  # bool [1,size,size]
     "The union of boxes, each at least one pixel."
     mask = torch.zeros(1, size, size, dtype=torch.bool)
+
     def span(low, high):
         first, last = int(np.ceil(low - 0.5)), int(np.ceil(high - 0.5))  # centres lie at k + 0.5
-        if last <= first: first = min(int((low + high) / 2), size - 1)
+        if last <= first:
+            first = min(int((low + high) / 2), size - 1)
         return slice(first, max(last, first + 1))
-    for x0, y0, x1, y1 in boxes: mask[:, span(y0, y1), span(x0, x1)] = True
+
+    for x0, y0, x1, y1 in boxes:
+        mask[:, span(y0, y1), span(x0, x1)] = True
     return mask
 
 # %% ../nbs/02_data.ipynb #bbbd2b76
 @dataclass(frozen=True, eq=False)
 class Slice:
     "One slice, where it comes from, and whether it was made up."
+
     image: torch.Tensor  # float32 [1,128,128] in [0,1]
     mask: torch.Tensor | None  # bool [1,128,128], 1 = anomaly; None: not known
     id: str  # unique in its set
@@ -225,6 +290,7 @@ class Slice:
 @dataclass(frozen=True)
 class Entry:
     "A slice that is not read yet."
+
     id: str
     subject: str
     path: str  # relative to the set's root
@@ -235,16 +301,22 @@ class Entry:
 # %% ../nbs/02_data.ipynb #06826899
 class SliceDataset(Sequence):
     "Slices of one set and split, read when asked for; a slice of it is a set again."
-    def __init__(self, name: str, root: Path, split: str, entries: list, simulated: bool = False, excluded: dict | None = None):
+
+    def __init__(
+        self, name: str, root: Path, split: str, entries: list, simulated: bool = False, excluded: dict | None = None
+    ):
         self.name, self.root, self.split, self.entries, self.simulated = name, Path(root), split, entries, simulated
         self.excluded = excluded or {}  # id -> why it is left out
 
-    def __len__(self): return len(self.entries)
+    def __len__(self):
+        return len(self.entries)
 
-    def __repr__(self): return f"{'SIMULATED ' if self.simulated else ''}{self.name}, split {self.split}: {len(self)} slices"
+    def __repr__(self):
+        return f"{'SIMULATED ' if self.simulated else ''}{self.name}, split {self.split}: {len(self)} slices"
 
     def __getitem__(self, i):
-        if isinstance(i, slice): return SliceDataset(self.name, self.root, self.split, self.entries[i], self.simulated)
+        if isinstance(i, slice):
+            return SliceDataset(self.name, self.root, self.split, self.entries[i], self.simulated)
         e = self.entries[i]
         if e.plane is not None:
             mask, path = box_mask([box[1:] for box in e.boxes]), f"{e.path}::{e.plane}"
@@ -253,11 +325,13 @@ class SliceDataset(Sequence):
         return Slice(self._image(e), mask, e.id, e.subject, self.name, self.simulated, path)
 
     def _image(self, e):
-        if e.plane is None: return read_slice(self.root / e.path)
+        if e.plane is None:
+            return read_slice(self.root / e.path)
         return prepare_slice(read_h5(self.root / e.path, e.plane), f"{self.root / e.path}, slice {e.plane}")
 
     @property
-    def subjects(self) -> list: return [e.subject for e in self.entries]
+    def subjects(self) -> list:
+        return [e.subject for e in self.entries]
 
     def images(self) -> torch.Tensor:
         "All images, [N,1,128,128]."
@@ -266,7 +340,9 @@ class SliceDataset(Sequence):
     def masks(self) -> torch.Tensor:
         "All masks, bool [N,1,128,128]."
         if missing := [e.path for e in self.entries if e.mask_path is None]:
-            raise ValueError(f"{missing[0]}: no mask beside it ({len(missing)} of {len(self)} slices have none); add them or leave these slices out")
+            raise ValueError(
+                f"{missing[0]}: no mask beside it ({len(missing)} of {len(self)} slices have none); add them or leave these slices out"
+            )
         return torch.stack([s.mask for s in self])
 
     @cached_property
@@ -277,19 +353,26 @@ class SliceDataset(Sequence):
             size = (self.root / path).stat().st_size
             digest.update(f"{path} {size} {sha256(self.root / path) if size <= 1 << 20 else ''}\n".encode())
         for e in self.entries:
-            if e.plane is not None: digest.update(f"{e.id} {e.boxes}\n".encode())
+            if e.plane is not None:
+                digest.update(f"{e.id} {e.boxes}\n".encode())
         return digest.hexdigest()[:16]
 
 # %% ../nbs/02_data.ipynb #03640d93
-def _subject(name): return name.split("_")[0] if name.startswith("sub-") else name
+def _subject(name):
+    return name.split("_")[0] if name.startswith("sub-") else name
 
 
-def _stem(path): return Path(path).name.split(".")[0].split("_space-")[0]
+def _stem(path):
+    return Path(path).name.split(".")[0].split("_space-")[0]
 
 
 def _read_table(path, **keywords):
-    try: return pd.read_csv(path, **keywords)
-    except (ValueError, OSError) as error: raise ValueError(f"{path}: no readable table ({' '.join(str(error).split())}); write or download it again") from error
+    try:
+        return pd.read_csv(path, **keywords)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path}: no readable table ({' '.join(str(error).split())}); write or download it again"
+        ) from error
 
 
 def _check_splits(splits, where):
@@ -297,7 +380,10 @@ def _check_splits(splits, where):
     seen = {}
     for split, subjects in splits.items():
         for subject in sorted(set(subjects)):
-            if subject in seen: raise ValueError(f"{where}: subject {subject} stands in split {seen[subject]} and in {split}; leave it in one")
+            if subject in seen:
+                raise ValueError(
+                    f"{where}: subject {subject} stands in split {seen[subject]} and in {split}; leave it in one"
+                )
             seen[subject] = split
 
 # %% ../nbs/02_data.ipynb #d8f3dbbd
@@ -307,11 +393,15 @@ def read_excluded(
     "What is to be left out of a data set: `splits/excluded.csv` of the data folder, or of the clone."
     own = data_root() / "splits" / "excluded.csv"
     path = own if own.is_file() else repo_root() / "data" / "splits" / "excluded.csv"
-    if not path.is_file(): return {}
+    if not path.is_file():
+        return {}
     table = _read_table(path, dtype=str)
-    if list(table.columns) != ["dataset", "id", "reason"]: raise ValueError(f"{path}: columns {', '.join(table.columns)}; name them dataset, id, reason")
+    if list(table.columns) != ["dataset", "id", "reason"]:
+        raise ValueError(f"{path}: columns {', '.join(table.columns)}; name them dataset, id, reason")
     if len(bad := table[table.isna().any(axis=1) | ~table.dataset.isin(HOW)]):
-        raise ValueError(f"{path}: row {bad.index[0] + 2} lacks a value or names no data set; give one of {', '.join(HOW)}, an id and a reason")
+        raise ValueError(
+            f"{path}: row {bad.index[0] + 2} lacks a value or names no data set; give one of {', '.join(HOW)}, an id and a reason"
+        )
     own = table[table.dataset == dataset]
     return dict(zip(own.id, own.reason))
 
@@ -326,33 +416,46 @@ def excluded_reason(
 
 class _Sieve:
     "Keeps what is not excluded, and notes the rest."
-    def __init__(self, dataset): self.excluded, self.met = read_excluded(dataset), {}
+
+    def __init__(self, dataset):
+        self.excluded, self.met = read_excluded(dataset), {}
 
     def keeps(self, id):
-        if reason := excluded_reason(self.excluded, id): self.met[id] = reason
+        if reason := excluded_reason(self.excluded, id):
+            self.met[id] = reason
         return not reason
 
 # %% ../nbs/02_data.ipynb #61edc045
 def _ixi_tables(root):
     tables = {p.stem: p for p in sorted(root.glob("*.csv")) if p.stem in SPLITS}
-    return tables or {p.stem.removeprefix("ixi_"): p for p in sorted((repo_root() / "data" / "splits").glob("ixi_*.csv"))}
+    return tables or {
+        p.stem.removeprefix("ixi_"): p for p in sorted((repo_root() / "data" / "splits").glob("ixi_*.csv"))
+    }
 
 
 def _list_ixi(root, split, sieve):
     tables = _ixi_tables(root)
-    if split not in tables: raise ValueError(f"{root}: no split '{split}'; it has {', '.join(tables) or 'none'}: choose one or add {split}.csv")
+    if split not in tables:
+        raise ValueError(
+            f"{root}: no split '{split}'; it has {', '.join(tables) or 'none'}: choose one or add {split}.csv"
+        )
     names = {}
     for key, path in tables.items():
         table = _read_table(path)
-        if "filename" not in table: raise ValueError(f"{path}: no column 'filename'; name the column of file names so")
+        if "filename" not in table:
+            raise ValueError(f"{path}: no column 'filename'; name the column of file names so")
         names[key] = sorted(set(table.filename))
         if twice := sorted(table.filename[table.filename.duplicated()]):
-            warnings.warn(f"{path}: {', '.join(twice)} listed more than once; read once ({len(names[key])} slices)", stacklevel=4)
+            warnings.warn(
+                f"{path}: {', '.join(twice)} listed more than once; read once ({len(names[key])} slices)", stacklevel=4
+            )
     _check_splits({key: [_subject(_stem(n)) for n in value] for key, value in names.items()}, root)
     names[split] = [n for n in names[split] if sieve.keeps(_stem(n))]
     if missing := [n for n in names[split] if not (root / "slices" / n).is_file()]:
         count = f"{len(missing)} of {len(names[split])} missing"
-        raise FileNotFoundError(f"{root / 'slices' / missing[0]}: in split '{split}', but not there ({count}); {HOW['ixi']}")
+        raise FileNotFoundError(
+            f"{root / 'slices' / missing[0]}: in split '{split}', but not there ({count}); {HOW['ixi']}"
+        )
     return [Entry(_stem(n), _subject(_stem(n)), f"slices/{n}") for n in names[split]]
 
 # %% ../nbs/02_data.ipynb #3b01a6ed
@@ -361,37 +464,74 @@ def _list_bids(root, split, sieve):
     entries = []
     for path in sorted(root.rglob(f"*{label}"), key=lambda p: p.name):
         image, id = path.with_name(path.name.replace(label, t1w)), _stem(path)
-        if not image.is_file(): raise FileNotFoundError(f"{image}: a mask, but no image of this name; download the set again")
+        if not image.is_file():
+            raise FileNotFoundError(f"{image}: a mask, but no image of this name; download the set again")
         entries.append(Entry(id, _subject(id), image.relative_to(root).as_posix(), path.relative_to(root).as_posix()))
-    if not entries: raise FileNotFoundError(f"{root}: no *{label} in it; {HOW['atlas']}")
-    table = _read_table(root / "participants.tsv", sep="\t") if (root / "participants.tsv").is_file() else pd.DataFrame()
+    if not entries:
+        raise FileNotFoundError(f"{root}: no *{label} in it; {HOW['atlas']}")
+    table = (
+        _read_table(root / "participants.tsv", sep="\t") if (root / "participants.tsv").is_file() else pd.DataFrame()
+    )
     splits = {"test": {e.subject for e in entries}}
     if "split" in table:
         splits = {key: list(rows.participant_id) for key, rows in table.groupby("split")}
         _check_splits(splits, root / "participants.tsv")
-    if split not in splits: raise ValueError(f"{root}: no split '{split}'; it has {', '.join(splits)}: choose one")
+    if split not in splits:
+        raise ValueError(f"{root}: no split '{split}'; it has {', '.join(splits)}: choose one")
     return [e for e in entries if e.subject in splits[split] and sieve.keeps(e.id)]
 
 # %% ../nbs/02_data.ipynb #d445ff64
 def _files_below(root):
     "Files of a folder; one that cannot be looked into is an error, not a gap."
-    def refuse(error): raise ValueError(f"{error.filename}: folder cannot be read ({error.strerror}); mend its permissions, or move it away") from error
-    return [Path(folder, name) for folder, _, names in os.walk(root, onerror=refuse) for name in names if Path(folder, name).is_file()]
+
+    def refuse(error):
+        raise ValueError(
+            f"{error.filename}: folder cannot be read ({error.strerror}); mend its permissions, or move it away"
+        ) from error
+
+    return [
+        Path(folder, name)
+        for folder, _, names in os.walk(root, onerror=refuse)
+        for name in names
+        if Path(folder, name).is_file()
+    ]
 
 
 def _list_folder(root, split, sieve):
-    if split != "test": raise ValueError(f"{root}: no split '{split}'; a folder has one, 'test'")
-    files = sorted(p.relative_to(root) for p in _files_below(root) if p.name.lower().endswith((".png", ".npy", ".nii", ".nii.gz")))
-    def bare(path): return path.as_posix()[:-len("".join(path.suffixes[-2:] if path.name.lower().endswith(".nii.gz") else path.suffixes[-1:]))]
+    if split != "test":
+        raise ValueError(f"{root}: no split '{split}'; a folder has one, 'test'")
+    files = sorted(
+        p.relative_to(root) for p in _files_below(root) if p.name.lower().endswith((".png", ".npy", ".nii", ".nii.gz"))
+    )
+
+    def bare(path):
+        return path.as_posix()[
+            : -len("".join(path.suffixes[-2:] if path.name.lower().endswith(".nii.gz") else path.suffixes[-1:]))
+        ]
+
     masks = {}
     for ending, image_ending in (("_label-L_desc-T1lesion_mask", "_T1w"), ("_mask", "")):
-        masks |= {bare(p).removesuffix(ending) + image_ending: p for p in files if bare(p).endswith(ending) and p not in masks.values()}
+        masks |= {
+            bare(p).removesuffix(ending) + image_ending: p
+            for p in files
+            if bare(p).endswith(ending) and p not in masks.values()
+        }
     images = [p for p in files if p not in masks.values()]
-    if not images: raise FileNotFoundError(f"{root}: no PNG, NPY or NIfTI in it; {HOW['folder']}")
+    if not images:
+        raise FileNotFoundError(f"{root}: no PNG, NPY or NIfTI in it; {HOW['folder']}")
     if stray := sorted(set(masks) - {bare(p) for p in images}):
-        raise FileNotFoundError(f"{root / masks[stray[0]]}: a mask, but no image named {Path(stray[0]).name}; rename one of them")
-    entries = [Entry(bare(p).replace("/", "__"), _subject(p.name if p.name.startswith("sub-") else bare(p).replace("/", "__")), p.as_posix(),
-        masks[bare(p)].as_posix() if bare(p) in masks else None) for p in images]
+        raise FileNotFoundError(
+            f"{root / masks[stray[0]]}: a mask, but no image named {Path(stray[0]).name}; rename one of them"
+        )
+    entries = [
+        Entry(
+            bare(p).replace("/", "__"),
+            _subject(p.name if p.name.startswith("sub-") else bare(p).replace("/", "__")),
+            p.as_posix(),
+            masks[bare(p)].as_posix() if bare(p) in masks else None,
+        )
+        for p in images
+    ]
     return [e for e in entries if sieve.keeps(e.id)]
 
 # %% ../nbs/02_data.ipynb #54c33e0b
@@ -400,7 +540,8 @@ def fastmri_table(
 ) -> tuple:  # (path of the csv, rows with a box, rows with none), of the T1w files
     "The labels of fastMRI+."
     path = next(iter(sorted(root.rglob("brain.csv"))), None)
-    if path is None: raise FileNotFoundError(f"{root}: no brain.csv in it; {HOW['fastmri']}")
+    if path is None:
+        raise FileNotFoundError(f"{root}: no brain.csv in it; {HOW['fastmri']}")
     table = _read_table(path)
     if missing := [c for c in ("file", "slice", "study_level", "x", "y", "width", "height", "label") if c not in table]:
         raise ValueError(f"{path}: no column {', '.join(missing)}; take brain.csv of fastMRI+ as it is")
@@ -410,25 +551,49 @@ def fastmri_table(
 
 
 def _list_fastmri(root, split, sieve):
-    if split != "test": raise ValueError(f"{root}: no split '{split}'; fastMRI has one here, 'test'")
+    if split != "test":
+        raise ValueError(f"{root}: no split '{split}'; fastMRI has one here, 'test'")
     csv, table, study = fastmri_table(root)
     table = table[[sieve.keeps(f"{r.file}_{r.slice}") for r in table.itertuples()]]
     files, names = {p.stem: p for p in sorted(root.rglob("*.h5"))}, list(dict.fromkeys(table.file))
     if missing := [name for name in names if name not in files]:
-        raise FileNotFoundError(f"{root}: no {missing[0]}.h5, which {csv.name} names ({len(missing)} of {len(names)} T1w files missing); "
-                                f"get it, or take the rows of files that you leave out from {csv.name}")
+        raise FileNotFoundError(
+            f"{root}: no {missing[0]}.h5, which {csv.name} names ({len(missing)} of {len(names)} T1w files missing); "
+            f"get it, or take the rows of files that you leave out from {csv.name}"
+        )
     facts, boxes, flat = {name: h5_facts(files[name]) for name in names}, {}, []
     for r in table.itertuples():
         (slices, *shape), _ = facts[r.file]
-        if not 0 <= r.slice < slices: raise ValueError(f"{csv}: slice {r.slice} in row {r.row}, but {r.file} has {slices}; take files and boxes of one release")
+        if not 0 <= r.slice < slices:
+            raise ValueError(
+                f"{csv}: slice {r.slice} in row {r.row}, but {r.file} has {slices}; take files and boxes of one release"
+            )
         x0, y0, x1, y1 = square_box(r.x, r.y, r.width, r.height, tuple(shape))
-        if x1 > x0 and y1 > y0: boxes.setdefault((r.file, int(r.slice)), []).append((r.label, x0, y0, x1, y1))
-        else: flat.append(f"{r.file} slice {r.slice} (row {r.row})")
-    if flat: warnings.warn(f"{csv.name}: boxes without an area in the picture, left out ({len(flat)}): {', '.join(flat)}", stacklevel=4)
-    warnings.warn(f"{csv.name}: masks are unions of boxes, not outlines; rows on whole studies, which have no box, left out: {len(study)}", stacklevel=4)
-    if not boxes: raise ValueError(f"{csv}: no box of a T1w file (AXT1 in its name); take brain.csv of fastMRI+ as it is")
-    return [Entry(f"{name}_{plane}", facts[name][1], files[name].relative_to(root).as_posix(), csv.relative_to(root).as_posix(), plane, tuple(found))
-            for (name, plane), found in sorted(boxes.items())]
+        if x1 > x0 and y1 > y0:
+            boxes.setdefault((r.file, int(r.slice)), []).append((r.label, x0, y0, x1, y1))
+        else:
+            flat.append(f"{r.file} slice {r.slice} (row {r.row})")
+    if flat:
+        warnings.warn(
+            f"{csv.name}: boxes without an area in the picture, left out ({len(flat)}): {', '.join(flat)}", stacklevel=4
+        )
+    warnings.warn(
+        f"{csv.name}: masks are unions of boxes, not outlines; rows on whole studies, which have no box, left out: {len(study)}",
+        stacklevel=4,
+    )
+    if not boxes:
+        raise ValueError(f"{csv}: no box of a T1w file (AXT1 in its name); take brain.csv of fastMRI+ as it is")
+    return [
+        Entry(
+            f"{name}_{plane}",
+            facts[name][1],
+            files[name].relative_to(root).as_posix(),
+            csv.relative_to(root).as_posix(),
+            plane,
+            tuple(found),
+        )
+        for (name, plane), found in sorted(boxes.items())
+    ]
 
 # %% ../nbs/02_data.ipynb #0aa1a0da
 SPLITS = ("train", "val", "test")
@@ -456,22 +621,44 @@ def load_dataset(
     source: str = "auto",  # "auto", "real" or "simulated"
 ) -> SliceDataset:
     "The slices of a data set."
-    for what, value, allowed in (("data set", name, _LIST), ("split", split, SPLITS), ("source", source, ("auto", "real", "simulated"))):
-        if value not in allowed: raise ValueError(f"no {what} '{value}'; choose one of {', '.join(allowed)}")
-    if name == "simulated" and source == "real": raise ValueError("the simulated cohort is not real; ask for source='auto' or another data set")
-    place = Path(root).expanduser() if root is not None else _simulated_root() if name == "simulated" else data_root() / name
+    for what, value, allowed in (
+        ("data set", name, _LIST),
+        ("split", split, SPLITS),
+        ("source", source, ("auto", "real", "simulated")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"no {what} '{value}'; choose one of {', '.join(allowed)}")
+    if name == "simulated" and source == "real":
+        raise ValueError("the simulated cohort is not real; ask for source='auto' or another data set")
+    place = (
+        Path(root).expanduser()
+        if root is not None
+        else _simulated_root()
+        if name == "simulated"
+        else data_root() / name
+    )
     here = place.is_dir() and (name != "folder" or root is not None)
-    if source == "simulated" and name != "simulated": place, name, here = _simulated_root(), "simulated", _simulated_root().is_dir()
+    if source == "simulated" and name != "simulated":
+        place, name, here = _simulated_root(), "simulated", _simulated_root().is_dir()
     if not here and source == "auto" and root is None and name in ("ixi", "atlas", "fastmri"):
-        warnings.warn(f"SIMULATED DATA: no folder {place}, so the simulated cohort stands in; its results are no evidence about patients. "
-            f"For the real set {HOW[name]}.", stacklevel=2)
+        warnings.warn(
+            f"SIMULATED DATA: no folder {place}, so the simulated cohort stands in; its results are no evidence about patients. "
+            f"For the real set {HOW[name]}.",
+            stacklevel=2,
+        )
         return load_dataset("simulated", split=split)
-    if not here: raise FileNotFoundError(f"{'no folder given' if name == 'folder' and root is None else f'{place}: no such folder'}; {HOW[name]}")
+    if not here:
+        raise FileNotFoundError(
+            f"{'no folder given' if name == 'folder' and root is None else f'{place}: no such folder'}; {HOW[name]}"
+        )
     sieve = _Sieve(name)
     entries = _LIST[name](place, split, sieve)
     if sieve.met:
-        warnings.warn(f"{name}, split {split}: {len(sieve.met)} left out by excluded.csv: {'; '.join(f'{id} ({reason})' for id, reason in list(sieve.met.items())[:5])}"
-            f"{', ...' if len(sieve.met) > 5 else ''}", stacklevel=2)
+        warnings.warn(
+            f"{name}, split {split}: {len(sieve.met)} left out by excluded.csv: {'; '.join(f'{id} ({reason})' for id, reason in list(sieve.met.items())[:5])}"
+            f"{', ...' if len(sieve.met) > 5 else ''}",
+            stacklevel=2,
+        )
     return SliceDataset(name, place, split, entries, name == "simulated", sieve.met)
 
 # %% ../nbs/02_data.ipynb #6361e381
@@ -486,13 +673,24 @@ def lesioned_slices(
     for s in slices:
         digest = hashlib.sha256(f"{seed}:stroke:{s.id}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        try: brain = brain_mask(s.image)
-        except ValueError as error: raise ValueError(f"{s.path}: {error}") from error
-        fits = flat @ ndimage.binary_fill_holes(brain[0]).ravel() >= 0.95 * flat.sum(1)  # ventricles count as brain here
-        classes = np.searchsorted(PAPER.lesion_size_cuts, flat @ brain.flatten().numpy())  # of what is drawn: 1 small, 2 medium, 3 large
+        try:
+            brain = brain_mask(s.image)
+        except ValueError as error:
+            raise ValueError(f"{s.path}: {error}") from error
+        fits = flat @ ndimage.binary_fill_holes(brain[0]).ravel() >= 0.95 * flat.sum(
+            1
+        )  # ventricles count as brain here
+        classes = np.searchsorted(
+            PAPER.lesion_size_cuts, flat @ brain.flatten().numpy()
+        )  # of what is drawn: 1 small, 2 medium, 3 large
         wanted = (torch.randperm(3, generator=generator) + 1).tolist()
         choices = next((c for size in wanted if len(c := np.flatnonzero(fits & (classes == size)))), None)
-        if choices is None: raise ValueError(f"{s.path}: none of {len(outlines)} outlines lies in its brain; give more outlines or leave it out")
+        if choices is None:
+            raise ValueError(
+                f"{s.path}: none of {len(outlines)} outlines lies in its brain; give more outlines or leave it out"
+            )
         mask = outlines[choices[torch.randint(len(choices), (1,), generator=generator).item()]] & brain
-        made.append(replace(s, image=add_lesion(s.image, mask, generator), mask=mask, dataset=f"{s.dataset}, lesions drawn in"))
+        made.append(
+            replace(s, image=add_lesion(s.image, mask, generator), mask=mask, dataset=f"{s.dataset}, lesions drawn in")
+        )
     return made

@@ -44,9 +44,13 @@ def to_native(
     "The way back from `to_square` to the MNI grid."
     h, w = NATIVE_SHAPE
     left, x = (h - w) // 2, images.float().reshape(-1, 1, *images.shape[-2:])
-    def enlarge(x): return F.interpolate(x, size=(h, h), mode="bilinear", align_corners=False)[..., left:left + w]
+
+    def enlarge(x):
+        return F.interpolate(x, size=(h, h), mode="bilinear", align_corners=False)[..., left : left + w]
+
     large = enlarge(x)
-    for _ in range(20): large = (large + enlarge(x - to_square(large, x.shape[-1]))).clamp(0, 1)
+    for _ in range(20):
+        large = (large + enlarge(x - to_square(large, x.shape[-1]))).clamp(0, 1)
     return large.reshape(*images.shape[:-2], h, w)
 
 # %% ../nbs/01_phantom.ipynb #03aa7c04
@@ -61,7 +65,8 @@ def smooth_field(
     return (field - field.mean()) / field.std()
 
 # %% ../nbs/01_phantom.ipynb #03ec4bae
-def _soft(x, width=0.02): return 1 / (1 + np.exp(-np.clip(x / width, -50, 50)))  # 0 below, 1 above zero
+def _soft(x, width=0.02):
+    return 1 / (1 + np.exp(-np.clip(x / width, -50, 50)))  # 0 below, 1 above zero
 
 
 def _frame(size, generator):
@@ -71,7 +76,11 @@ def _frame(size, generator):
     x, y = x - 0.02 * u[0], y + 0.01 + 0.02 * u[1]
     angle = np.arctan2(x, -y)  # 0 = anterior
     radius = np.hypot(x / (0.68 + 0.03 * u[2]), y / (0.85 + 0.03 * u[3]))
-    return x, y, radius * (1 + 0.015 * u[4] * np.sin(angle) + 0.012 * u[5] * np.cos(3 * angle) + 0.02 * np.cos(2 * angle))
+    return (
+        x,
+        y,
+        radius * (1 + 0.015 * u[4] * np.sin(angle) + 0.012 * u[5] * np.cos(3 * angle) + 0.02 * np.cos(2 * angle)),
+    )
 
 # %% ../nbs/01_phantom.ipynb #b1ff6abc
 def _folds(size, x, y, depth, generator):
@@ -114,13 +123,16 @@ def head_phantom(
     return torch.from_numpy(np.clip(image, 0, 1)).float()[None], torch.from_numpy(radius < 0.82)[None]
 
 # %% ../nbs/01_phantom.ipynb #eca601f1
-def _grow(mask, pixels): return ndimage.distance_transform_edt(~mask) <= pixels
+def _grow(mask, pixels):
+    return ndimage.distance_transform_edt(~mask) <= pixels
 
 
-def _shrink(mask, pixels): return ndimage.distance_transform_edt(mask) > pixels
+def _shrink(mask, pixels):
+    return ndimage.distance_transform_edt(mask) > pixels
 
 
-def _middle(array): return array[tuple(slice(n // 3, n - n // 3) for n in array.shape)]  # the central ninth of the picture
+def _middle(array):
+    return array[tuple(slice(n // 3, n - n // 3) for n in array.shape)]  # the central ninth of the picture
 
 # %% ../nbs/01_phantom.ipynb #023523a0
 def brain_mask(
@@ -133,13 +145,17 @@ def brain_mask(
     for share, bridge in product((0.5, 0.6, 0.7), (1.5, 2.5, 3.5, 4.5)):
         bright = x > share * middle
         labels = ndimage.label(_grow(_shrink(bright, bridge * pixel), bridge * pixel))[0]
-        if not _middle(labels).any(): continue
+        if not _middle(labels).any():
+            continue
         brain = labels == np.bincount(_middle(labels)[_middle(labels) > 0]).argmax()
         brain = ndimage.binary_fill_holes(_shrink(_grow(brain, 6 * pixel), 7 * pixel))
-        if not brain.any() or (brain & ~under_skin).any(): continue
+        if not brain.any() or (brain & ~under_skin).any():
+            continue
         fluid = _grow(_shrink(brain & ~bright, 1.5 * pixel), 1.5 * pixel)
         return torch.from_numpy((brain & ~fluid)[16:-16, 16:-16])[None]
-    raise ValueError("no brain found: no bright middle with a dark ring around it; give a T1w slice with its skull, scaled by prepare_slice")
+    raise ValueError(
+        "no brain found: no bright middle with a dark ring around it; give a T1w slice with its skull, scaled by prepare_slice"
+    )
 
 # %% ../nbs/01_phantom.ipynb #6bdc04cc
 def lesion_outline(
@@ -150,7 +166,8 @@ def lesion_outline(
     "An irregular region of `area` pixels inside the brain."
     pieces, _ = ndimage.label(brain[0].numpy())
     inside = pieces == np.bincount(pieces.ravel(), minlength=2)[1:].argmax() + 1  # the largest piece
-    if not 1 <= area <= inside.sum(): raise ValueError(f"a lesion of {area} pixels does not fit a brain of {int(inside.sum())} pixels; ask for fewer")
+    if not 1 <= area <= inside.sum():
+        raise ValueError(f"a lesion of {area} pixels does not fit a brain of {int(inside.sum())} pixels; ask for fewer")
     places = np.argwhere(inside)
     start = places[torch.randint(len(places), (1,), generator=generator).item()]
     slowness = np.exp(0.7 * smooth_field(inside.shape, max(1.5, 0.3 * math.sqrt(area)), generator))
@@ -174,36 +191,48 @@ def add_lesion(
     contrast: float | None = None,  # 0 = invisible, 1 = fluid; None: drawn from 0.35..0.9
 ) -> torch.Tensor:  # [1,H,W] in [0,1]
     "Darken the tissue under an outline as a chronic stroke does."
-    if contrast is None: contrast = 0.35 + 0.55 * torch.rand(1, generator=generator).item()
+    if contrast is None:
+        contrast = 0.35 + 0.55 * torch.rand(1, generator=generator).item()
     inside, pixel = outline[0].cpu().numpy(), image.shape[-2] / 128  # widths are given at 128 pixels
-    if not inside.any(): return image.clone()
+    if not inside.any():
+        return image.clone()
     x, depth = image[0].cpu().double().numpy(), ndimage.distance_transform_edt(inside)
     edge = ndimage.gaussian_filter(inside.astype(float), 0.7 * pixel)
     core = ndimage.gaussian_filter(np.clip(depth / min(4 * pixel, depth.max()), 0, 1), 0.7 * pixel)
-    widths = (max(0.2 * math.sqrt(inside.sum()), pixel), 1.8 * pixel, 0.6 * pixel)  # patches of cavity and scar, strands, grain
-    patches = sum(share * smooth_field(inside.shape, width, generator) for share, width in zip((0.16, 0.07, 0.03), widths))
+    widths = (
+        max(0.2 * math.sqrt(inside.sum()), pixel),
+        1.8 * pixel,
+        0.6 * pixel,
+    )  # patches of cavity and scar, strands, grain
+    patches = sum(
+        share * smooth_field(inside.shape, width, generator) for share, width in zip((0.16, 0.07, 0.03), widths)
+    )
     amount = np.clip(contrast * edge * (0.8 + 0.25 * core + patches), 0, 1)
     return torch.from_numpy(np.minimum(x, x + amount * (fluid_level(image) - x))).to(image)[None]
 
 # %% ../nbs/01_phantom.ipynb #02c7c695
 class LowRankSlices:
     "Gaussian model of slices: mean, principal components, and the spread of the scores."
+
     def __init__(self, mean, components, spread):
         self.mean, self.components, self.spread = mean, components, spread  # [1,H,W], [k,1,H,W], [k]
 
     @classmethod
-    def fit(cls,
+    def fit(
+        cls,
         images: torch.Tensor,  # [N,1,H,W] in [0,1]
         n_components: int = 40,
     ):
         "Principal components of slices, by singular values."
-        if n_components >= len(images): raise ValueError(f"{n_components} components need more than {n_components} slices, not {len(images)}")
+        if n_components >= len(images):
+            raise ValueError(f"{n_components} components need more than {n_components} slices, not {len(images)}")
         mean = images.mean(0)
         _, singular, vectors = torch.linalg.svd((images - mean).flatten(1), full_matrices=False)
         spread = singular[:n_components] / math.sqrt(len(images) - 1)
         return cls(mean, vectors[:n_components].reshape(n_components, *mean.shape), spread)
 
-    def sample(self,
+    def sample(
+        self,
         generator: torch.Generator,
         spread: float = 0.9,  # scores are drawn at this share of their standard deviation
     ) -> torch.Tensor:  # [1,H,W] in [0,1]
@@ -223,10 +252,14 @@ def write_bids_slice(
     mask: torch.Tensor,  # bool, of the image's size
 ) -> list:  # paths of the image and its mask
     "Write one slice and its mask as single-slice NIfTI files, named as in ATLAS v2.0."
-    if not subject.isalnum(): raise ValueError(f"subject '{subject}': BIDS allows letters and digits only; rename it")
+    if not subject.isalnum():
+        raise ValueError(f"subject '{subject}': BIDS allows letters and digits only; rename it")
     if image.shape != mask.shape:
-        raise ValueError(f"subject {subject}: image {tuple(image.shape)} and mask {tuple(mask.shape)} differ in size; give both on one grid")
-    if image.shape[-2:] != NATIVE_SHAPE: image, mask = to_native(image), to_native(mask) >= 0.5
+        raise ValueError(
+            f"subject {subject}: image {tuple(image.shape)} and mask {tuple(mask.shape)} differ in size; give both on one grid"
+        )
+    if image.shape[-2:] != NATIVE_SHAPE:
+        image, mask = to_native(image), to_native(mask) >= 0.5
     anat = Path(folder) / f"sub-{subject}" / "ses-1" / "anat"
     anat.mkdir(parents=True, exist_ok=True)
     paths = [anat / f"sub-{subject}_{_SPACE}_{kind}.nii.gz" for kind in ("T1w", "label-L_desc-T1lesion_mask")]
@@ -254,13 +287,31 @@ def write_cohort(
 ) -> Path:
     "Write a simulated cohort in ATLAS v2.0's BIDS layout."
     folder, rows = Path(folder), []
-    if any(folder.glob("sub-*")): raise ValueError(f"{folder}: holds a cohort already; remove it or choose another folder")
+    if any(folder.glob("sub-*")):
+        raise ValueError(f"{folder}: holds a cohort already; remove it or choose another folder")
     contrasts = contrasts or [None] * len(images)
     for image, subject, split, mask, contrast in zip(images, ids, splits, masks, contrasts, strict=True):
         stored = nib.load(write_bids_slice(folder, subject, image, mask)[1]).get_fdata()[..., 0].T[::-1].copy()
         area = int((to_square(torch.from_numpy(stored)) >= 0.5).sum())
-        rows.append(dict(participant_id=f"sub-{subject}", split=split, lesion_area_128=area, size_class=size_class(area), contrast=contrast))
+        rows.append(
+            dict(
+                participant_id=f"sub-{subject}",
+                split=split,
+                lesion_area_128=area,
+                size_class=size_class(area),
+                contrast=contrast,
+            )
+        )
     pd.DataFrame(rows).round(3).to_csv(folder / "participants.tsv", sep="\t", index=False, na_rep="n/a")
-    write_json(folder / "dataset_description.json", dict(Name="AutoDDPM companion: simulated cohort", BIDSVersion="1.8.0", DatasetType="derivative",
-        SimulatedData=True, GeneratedBy=[dict(Name="autoddpm.phantom.write_cohort")], **facts))
+    write_json(
+        folder / "dataset_description.json",
+        dict(
+            Name="AutoDDPM companion: simulated cohort",
+            BIDSVersion="1.8.0",
+            DatasetType="derivative",
+            SimulatedData=True,
+            GeneratedBy=[dict(Name="autoddpm.phantom.write_cohort")],
+            **facts,
+        ),
+    )
     return folder

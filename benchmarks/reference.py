@@ -2,14 +2,16 @@
 
 Written from the formulas; the same network and the same LPIPS weights as the package. `run.py` times the package against it and checks that both say the same.
 """
+
 import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import maximum_filter
+
 from autoddpm.perceptual import lpips_distance
 from autoddpm.unet import UNet
-from scipy.ndimage import maximum_filter
 
 BETAS = np.linspace(1e-4, 2e-2, 1000)
 ALPHA_BAR = np.cumprod(1 - BETAS)
@@ -17,11 +19,13 @@ ALPHA_BAR = np.cumprod(1 - BETAS)
 
 class PlainUpsample(torch.nn.Module):
     "Repeat each pixel, then convolve."
+
     def __init__(self, conv):
         super().__init__()
         self.conv = conv
 
-    def forward(self, x): return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    def forward(self, x):
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 def plain_network(unet: UNet) -> UNet:
@@ -29,20 +33,24 @@ def plain_network(unet: UNet) -> UNet:
     plain = UNet(**unet.config)
     plain.load_state_dict(unet.state_dict())
     for block in plain.up_blocks:
-        if block.upsampler is not None: block.upsampler = PlainUpsample(block.upsampler.conv)
+        if block.upsampler is not None:
+            block.upsampler = PlainUpsample(block.upsampler.conv)
     return plain.to(next(unet.parameters()).device, memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
-def alpha_bar(t: int) -> float: return float(ALPHA_BAR[t]) if t >= 0 else 1.0
+def alpha_bar(t: int) -> float:
+    return float(ALPHA_BAR[t]) if t >= 0 else 1.0
 
 
-def noised(x: np.ndarray, t: int, eps: np.ndarray) -> np.ndarray: return alpha_bar(t) ** 0.5 * x + (1 - alpha_bar(t)) ** 0.5 * eps
+def noised(x: np.ndarray, t: int, eps: np.ndarray) -> np.ndarray:
+    return alpha_bar(t) ** 0.5 * x + (1 - alpha_bar(t)) ** 0.5 * eps
 
 
 def guess(unet, xt: np.ndarray, t: int) -> np.ndarray:
     "The clean image that the network sees in `xt`."
     device = next(unet.parameters()).device
-    with torch.no_grad(): eps = unet(torch.from_numpy(xt)[None, None].to(device), torch.tensor([t], device=device))[0, 0].cpu().numpy()
+    with torch.no_grad():
+        eps = unet(torch.from_numpy(xt)[None, None].to(device), torch.tensor([t], device=device))[0, 0].cpu().numpy()
     return np.clip((xt - (1 - alpha_bar(t)) ** 0.5 * eps) / alpha_bar(t) ** 0.5, 0, 1)
 
 
@@ -57,11 +65,15 @@ def move(xt: np.ndarray, t: int, s: int, x0: np.ndarray, draw, eta: float) -> np
 
 def coarse_pass(unet, x: np.ndarray, levels: list, draw, sampler: str) -> np.ndarray:
     "Down the levels; dpm++ steps with a guess extrapolated from the last two, in half the logarithm of signal over noise."
-    def half_log(t): return 0.5 * math.log(alpha_bar(t) / (1 - alpha_bar(t)))
+
+    def half_log(t):
+        return 0.5 * math.log(alpha_bar(t) / (1 - alpha_bar(t)))
+
     xt, before = noised(x, levels[0], draw()), None
     for r, t, s in zip([None] + levels, levels, levels[1:] + [-1]):
         x0 = ahead = guess(unet, xt, t)
-        if sampler == "dpm++" and before is not None and s >= 0: ahead = x0 + (half_log(s) - half_log(t)) / (2 * (half_log(t) - half_log(r))) * (x0 - before)
+        if sampler == "dpm++" and before is not None and s >= 0:
+            ahead = x0 + (half_log(s) - half_log(t)) / (2 * (half_log(t) - half_log(r))) * (x0 - before)
         xt, before = move(xt, t, s, ahead, draw, 0.0 if sampler == "ddim" else 1.0), x0
     return np.clip(xt, 0, 1)
 
@@ -69,7 +81,10 @@ def coarse_pass(unet, x: np.ndarray, levels: list, draw, sampler: str) -> np.nda
 def likelihood(x: np.ndarray, x_ph: np.ndarray, device) -> np.ndarray:
     residual = np.abs(x - x_ph)
     scaled = np.minimum(residual / max(float(np.percentile(residual, 95)), 1e-6), 1)
-    def batch(image): return torch.from_numpy(image)[None, None].to(device)
+
+    def batch(image):
+        return torch.from_numpy(image)[None, None].to(device)
+
     return scaled * lpips_distance(batch(x), batch(x_ph))[0, 0].cpu().numpy()
 
 

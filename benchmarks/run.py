@@ -2,6 +2,7 @@
 
 Writes a JSON with the machine's facts and a row for each comparison; `python tools/fill_docs.py` puts it into benchmarks/README.md.
 """
+
 import argparse
 import functools
 import json
@@ -19,19 +20,20 @@ import numpy as np
 import reference
 import torch
 from accelerate import Accelerator
+from autoddpm.evaluation.metrics import Sweep, auprc, best_dice, bootstrap
+from opensimplex import OpenSimplex
+from threadpoolctl import threadpool_limits
+from torch.utils.flop_counter import FlopCounterMode
+
 from autoddpm.config import code_version, image_generators
 from autoddpm.ddpm import DDPM, walk_levels
 from autoddpm.detect import CHAINS, AutoDDPM, autoddpm_settings, network_calls
-from autoddpm.metrics import Sweep, auprc, best_dice, bootstrap
 from autoddpm.noise import simplex_noise
 from autoddpm.perceptual import lpips_distance
 from autoddpm.phantom import head_phantom
 from autoddpm.resample import resample_levels
 from autoddpm.train import NETWORKS, Run, TrainSettings
 from autoddpm.unet import UNet
-from opensimplex import OpenSimplex
-from threadpoolctl import threadpool_limits
-from torch.utils.flop_counter import FlopCounterMode
 
 HERE = Path(__file__).resolve().parent
 WEIGHTS = "ixi"
@@ -41,12 +43,15 @@ SAME_MAP, SAME_MASK = 1e-4, 1e-3
 
 # -- measuring
 
+
 class Spent(NamedTuple):
     "Seconds by the clock, and those that this process worked; on a machine shared with others the second say more."
+
     clock: float
     work: float
 
-    def over(self, number: float): return Spent(self.clock / number, self.work / number)
+    def over(self, number: float):
+        return Spent(self.clock / number, self.work / number)
 
 
 def seconds(task, device: str) -> Spent:
@@ -70,16 +75,24 @@ def in_turns(tasks: dict, rounds: int, device: str, long: float = 3.0) -> dict: 
     if max(s[0].clock for s in spent.values()) < long:
         spent = {name: [] for name in tasks}
         for _ in range(rounds):
-            for name, task in tasks.items(): spent[name].append(seconds(task, device))
+            for name, task in tasks.items():
+                spent[name].append(seconds(task, device))
     return {name: Spent(*np.median(s, axis=0).tolist()) for name, s in spent.items()}
 
 
 def row(what: str, package: Spent, plain: Spent | None = None, against: str = "", **more) -> dict:
-    faster = dict(plain=plain.clock, against=against, ratio=plain.clock / package.clock, work_ratio=plain.work / package.work) if plain else {}
+    faster = (
+        dict(
+            plain=plain.clock, against=against, ratio=plain.clock / package.clock, work_ratio=plain.work / package.work
+        )
+        if plain
+        else {}
+    )
     return dict(what=what, unit="s", package=package.clock) | faster | more
 
 
-def figure(what: str, value: float, unit: str) -> dict: return dict(what=what, unit=unit, package=value)
+def figure(what: str, value: float, unit: str) -> dict:
+    return dict(what=what, unit=unit, package=value)
 
 
 def matmul_rate(device: str, kind: torch.dtype) -> float:  # floating-point operations a second
@@ -100,13 +113,16 @@ def peak_mib() -> float:
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM"): return int(line.split()[1]) / 1024
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
 
 
 # -- what is measured
 
-def phantoms(n: int) -> torch.Tensor: return torch.stack([head_phantom(seed)[0] for seed in range(n)])
+
+def phantoms(n: int) -> torch.Tensor:
+    return torch.stack([head_phantom(seed)[0] for seed in range(n)])
 
 
 @torch.inference_mode()
@@ -118,21 +134,32 @@ def network_rows(device: str, rounds: int, quick: bool) -> list:
         unet = UNet(**NETWORKS[name]).to(device).eval().requires_grad_(False)
         plain = reference.plain_network(unet)
         x, t = torch.rand(batch, 1, 128, 128, device=device), torch.full((batch,), 100, device=device)
-        with FlopCounterMode(display=False) as counter: plain(x[:1], t[:1])
+        with FlopCounterMode(display=False) as counter:
+            plain(x[:1], t[:1])
         flops = batch * counter.get_total_flops()
         for kind in kinds:
             model = DDPM(unet, precision=str(kind).removeprefix("torch."))
             spent = in_turns(dict(package=lambda: model.predict(x, t), plain=lambda: plain(x, t)), rounds, device)
-            rows.append(row(f"network {name}, {batch} slice{'s' * (batch > 1)}, {model.precision}", spent["package"], spent["plain"], "contiguous float32, plain up-sampling",
-                flops=flops, share_of_matmul_rate=flops / spent["package"].work / rates[kind]))
+            rows.append(
+                row(
+                    f"network {name}, {batch} slice{'s' * (batch > 1)}, {model.precision}",
+                    spent["package"],
+                    spent["plain"],
+                    "contiguous float32, plain up-sampling",
+                    flops=flops,
+                    share_of_matmul_rate=flops / spent["package"].work / rates[kind],
+                )
+            )
     return rows
 
 
 def host_noise(x: torch.Tensor, seed: int):
     "Noise of one slice on the host; on a CPU the very noise that the package draws."
+
     def stage(stream):
         generator = image_generators(x[None].cpu(), seed, stream)[0]
         return lambda: torch.randn(x.shape, generator=generator)[0].numpy()
+
     return stage
 
 
@@ -142,16 +169,25 @@ def same(name: str) -> dict:
     detector, x = AutoDDPM.from_pretrained(WEIGHTS), phantoms(1)
     found = detector.detect(x, masking_threshold="p95", progress=False, **CHAINS[name])
     _, mask, _, anomaly_map = plain_chain(reference.plain_network(detector.model.unet), CHAINS[name])(x[0])
-    apart = dict(map_mean_difference=float(np.abs(anomaly_map - found.anomaly_map[0, 0].numpy()).mean()), mask_share_that_differs=float((mask != found.mask[0, 0].numpy()).mean()))
+    apart = dict(
+        map_mean_difference=float(np.abs(anomaly_map - found.anomaly_map[0, 0].numpy()).mean()),
+        mask_share_that_differs=float((mask != found.mask[0, 0].numpy()).mean()),
+    )
     if apart["map_mean_difference"] > SAME_MAP or apart["mask_share_that_differs"] > SAME_MASK:
-        raise SystemExit(f"chain {name}: the package and the plain loop differ by {apart}; allowed are {SAME_MAP} and {SAME_MASK}")
+        raise SystemExit(
+            f"chain {name}: the package and the plain loop differ by {apart}; allowed are {SAME_MAP} and {SAME_MASK}"
+        )
     return apart
 
 
 def plain_chain(unet, chain: dict, seed: int = 0):
     s = autoddpm_settings(**chain)
     coarse, again = s["coarse"], s["resample"]
-    levels = walk_levels(coarse["level"], coarse["steps"]), resample_levels(again["level"], again["count"]), again["repeats"]
+    levels = (
+        walk_levels(coarse["level"], coarse["steps"]),
+        resample_levels(again["level"], again["count"]),
+        again["repeats"],
+    )
     return lambda x: reference.detect(unet, x[0].cpu().numpy(), *levels, host_noise(x, seed), coarse["sampler"])
 
 
@@ -163,31 +199,78 @@ def chain_rows(device: str, rounds: int, quick: bool) -> list:
     x, batch = phantoms(16 if device == "cuda" else 4).to(device), 16 if device == "cuda" else 4
     for name in names[:1] if quick else names:
         chain, apart = CHAINS[name], same(name)
-        def detect(images): return lambda: detector.detect(images, masking_threshold="p95", progress=False, batch_size=batch, **chain)
+
+        def detect(images):
+            return lambda: detector.detect(images, masking_threshold="p95", progress=False, batch_size=batch, **chain)
+
         slow = plain_chain(network, chain)
         spent = in_turns(dict(one=detect(x[:1]), batch=detect(x), plain=lambda: slow(x[0])), rounds, device)
         calls, each = network_calls(autoddpm_settings(**chain)), spent["batch"].over(len(x))
-        rows += [row(f"chain {name}, {calls} calls, one slice", spent["one"], spent["plain"], "the plain loop", calls=calls, **apart),
-                 row(f"chain {name}, {calls} calls, a slice of {len(x)}", each, spent["plain"], "the plain loop", calls=calls)]
+        rows += [
+            row(
+                f"chain {name}, {calls} calls, one slice",
+                spent["one"],
+                spent["plain"],
+                "the plain loop",
+                calls=calls,
+                **apart,
+            ),
+            row(
+                f"chain {name}, {calls} calls, a slice of {len(x)}", each, spent["plain"], "the plain loop", calls=calls
+            ),
+        ]
         paper[name] = calls, each
     if "paper" in paper:
         for name in (name for name in names if name != "paper"):
-            rows.append(row(f"chain {name} against chain paper, a slice of {len(x)}", paper[name][1], paper["paper"][1], f"{paper['paper'][0] / paper[name][0]:.1f} times the calls, same package"))
+            rows.append(
+                row(
+                    f"chain {name} against chain paper, a slice of {len(x)}",
+                    paper[name][1],
+                    paper["paper"][1],
+                    f"{paper['paper'][0] / paper[name][0]:.1f} times the calls, same package",
+                )
+            )
     return rows
 
 
 def parts_rows(device: str, rounds: int, quick: bool) -> list:
     "Simplex noise, and the perceptual distance."
-    def generators(): return [torch.Generator(device).manual_seed(seed) for seed in range(16)]
+
+    def generators():
+        return [torch.Generator(device).manual_seed(seed) for seed in range(16)]
+
     side, one_by_one = 32, OpenSimplex(0)
-    def per_pixel(): return [sum(0.8**k * one_by_one.noise2(c / 64 * 2**k, r / 64 * 2**k) for k in range(6)) for r in range(side) for c in range(side)]
+
+    def per_pixel():
+        return [
+            sum(0.8**k * one_by_one.noise2(c / 64 * 2**k, r / 64 * 2**k) for k in range(6))
+            for r in range(side)
+            for c in range(side)
+        ]
+
     x, y = phantoms(16).to(device), phantoms(17)[1:].to(device)
     with torch.inference_mode():
-        noise = in_turns(dict(package=lambda: simplex_noise((128, 128), generators()), plain=per_pixel), 5 * rounds, device)
-        distance = in_turns(dict(package=lambda: lpips_distance(x, y), plain=lambda: [lpips_distance(a[None], b[None]) for a, b in zip(x, y)]), rounds, device)
+        noise = in_turns(
+            dict(package=lambda: simplex_noise((128, 128), generators()), plain=per_pixel), 5 * rounds, device
+        )
+        distance = in_turns(
+            dict(
+                package=lambda: lpips_distance(x, y),
+                plain=lambda: [lpips_distance(a[None], b[None]) for a, b in zip(x, y)],
+            ),
+            rounds,
+            device,
+        )
     scale = 16 * 128**2 / side**2
-    return [row("simplex noise, 16 fields of 128x128", noise["package"], noise["plain"].over(1 / scale), f"opensimplex pixel by pixel ({side}x{side} measured, scaled to the same pixels)"),
-            row("LPIPS map, 16 slices", distance["package"], distance["plain"], "slice by slice")]
+    return [
+        row(
+            "simplex noise, 16 fields of 128x128",
+            noise["package"],
+            noise["plain"].over(1 / scale),
+            f"opensimplex pixel by pixel ({side}x{side} measured, scaled to the same pixels)",
+        ),
+        row("LPIPS map, 16 slices", distance["package"], distance["plain"], "slice by slice"),
+    ]
 
 
 def cohort(n: int) -> tuple:  # maps and masks of n slices of 128x128
@@ -201,13 +284,19 @@ def cohort(n: int) -> tuple:  # maps and masks of n slices of 128x128
 
 def child_metrics(n: int) -> dict:
     maps, masks = cohort(n)
-    tasks = dict(auprc=lambda: auprc(maps, masks), dice=lambda: best_dice(maps, masks), bootstrap=lambda: bootstrap(Sweep(maps, masks), np.arange(n), 1000))
+    tasks = dict(
+        auprc=lambda: auprc(maps, masks),
+        dice=lambda: best_dice(maps, masks),
+        bootstrap=lambda: bootstrap(Sweep(maps, masks), np.arange(n), 1000),
+    )
     spent = {name: seconds(task, "cpu").clock for name, task in tasks.items()}
     return spent | dict(lesion_pixels=int(masks.sum()), peak=peak_mib())
 
 
 def child_chain(n: int) -> dict:
-    AutoDDPM.from_pretrained(WEIGHTS).detect(phantoms(n), speed="fast", masking_threshold="p95", progress=False, batch_size=n)
+    AutoDDPM.from_pretrained(WEIGHTS).detect(
+        phantoms(n), speed="fast", masking_threshold="p95", progress=False, batch_size=n
+    )
     return dict(peak=peak_mib())
 
 
@@ -218,26 +307,63 @@ def cohort_rows(threads: int, quick: bool) -> list:
     "Metrics at cohort size, on the host: no plain way beside them."
     n = 65 if quick else 655
     found = measured_child("metrics", threads, "--slices", n)
-    what = dict(auprc="exact AUPRC", dice="Dice at every distinct score", bootstrap="AUPRC and Dice, 1000-fold bootstrap by subject")
-    rows = [figure(f"{text}, {n} slices with {found['lesion_pixels']} lesion pixels", found[name], "s") for name, text in what.items()]
+    what = dict(
+        auprc="exact AUPRC",
+        dice="Dice at every distinct score",
+        bootstrap="AUPRC and Dice, 1000-fold bootstrap by subject",
+    )
+    rows = [
+        figure(f"{text}, {n} slices with {found['lesion_pixels']} lesion pixels", found[name], "s")
+        for name, text in what.items()
+    ]
     return rows + [figure(f"metrics of {n} slices, peak memory of the process", found["peak"], "MiB")]
 
 
 def memory_rows(device: str, threads: int) -> list:
-    rows = [figure("chain fast, 16 slices at a time, peak memory of the process", measured_child("chain", threads, "--slices", 16)["peak"], "MiB")]
+    rows = [
+        figure(
+            "chain fast, 16 slices at a time, peak memory of the process",
+            measured_child("chain", threads, "--slices", 16)["peak"],
+            "MiB",
+        )
+    ]
     if device == "cuda":
         detector = AutoDDPM.from_pretrained(WEIGHTS, device)
         torch.cuda.reset_peak_memory_stats()
         detector.detect(phantoms(16), speed="fast", masking_threshold="p95", progress=False)
-        rows.append(figure("chain fast, 16 slices at a time, peak memory of the GPU", torch.cuda.max_memory_allocated() / 2**20, "MiB"))
+        rows.append(
+            figure(
+                "chain fast, 16 slices at a time, peak memory of the GPU",
+                torch.cuda.max_memory_allocated() / 2**20,
+                "MiB",
+            )
+        )
     return rows
 
 
 def evaluation_rows(threads: int) -> list:
     "The evaluation notebook on the bundled cohort, with its defaults, from the command to the last picture."
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "papermill", HERE.parent / "nbs" / "eval.ipynb", Path(folder) / "out.ipynb", "-p", "dataset", "simulated", "-p", "out_dir", folder, "--no-progress-bar"]
-        spent = seconds(lambda: subprocess.run(command, check=True, capture_output=True, env=os.environ | dict(OMP_NUM_THREADS=str(threads))), "cpu")
+        command = [
+            sys.executable,
+            "-m",
+            "papermill",
+            HERE.parent / "nbs" / "eval.ipynb",
+            Path(folder) / "out.ipynb",
+            "-p",
+            "dataset",
+            "simulated",
+            "-p",
+            "out_dir",
+            folder,
+            "--no-progress-bar",
+        ]
+        spent = seconds(
+            lambda: subprocess.run(
+                command, check=True, capture_output=True, env=os.environ | dict(OMP_NUM_THREADS=str(threads))
+            ),
+            "cpu",
+        )
     return [figure("nbs/eval.ipynb on the bundled cohort, from nothing", spent.clock, "s")]
 
 
@@ -247,55 +373,119 @@ def training_rows(device: str, rounds: int, quick: bool) -> list:
     sizes = [("small", "float32")] + [("paper", "float32"), ("paper", "bfloat16")] * (device == "cuda")
     for name, precision in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(DDPM(UNet(**NETWORKS[name]), precision=precision), TrainSettings(), folder, Accelerator(cpu=device == "cpu"))
-            spent = in_turns(dict(step=lambda: run.train_step(images)), 1 if quick else 2 * rounds, device)["step"].clock
+            run = Run(
+                DDPM(UNet(**NETWORKS[name]), precision=precision),
+                TrainSettings(),
+                folder,
+                Accelerator(cpu=device == "cpu"),
+            )
+            spent = in_turns(dict(step=lambda: run.train_step(images)), 1 if quick else 2 * rounds, device)[
+                "step"
+            ].clock
         rows.append(figure(f"training, network {name}, batches of 16, {precision}", 16 / spent, "images/s"))
     return rows
 
 
 # -- the command
 
+
 def facts() -> dict:
     "The machine, without its name."
     info = Path("/proc/cpuinfo")
-    models = [line.split(":", 1)[1].strip() for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")] if info.is_file() else []
+    models = (
+        [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
+        if info.is_file()
+        else []
+    )
     gpu = dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}
-    return dict(cpu=models[0] if models else platform.machine(), cores=os.cpu_count(), python=platform.python_version(), torch=torch.__version__,
-                numpy=np.__version__, code=code_version(), weights=WEIGHTS) | gpu
+    return (
+        dict(
+            cpu=models[0] if models else platform.machine(),
+            cores=os.cpu_count(),
+            python=platform.python_version(),
+            torch=torch.__version__,
+            numpy=np.__version__,
+            code=code_version(),
+            weights=WEIGHTS,
+        )
+        | gpu
+    )
 
 
 def measure(device: str, threads: int, rounds: int, quick: bool) -> dict:
     torch.set_num_threads(threads)
     rows = []
     with threadpool_limits(threads):
-        for part in (lambda: network_rows(device, rounds, quick), lambda: chain_rows(device, rounds, quick), lambda: parts_rows(device, rounds, quick),
-                     lambda: training_rows(device, rounds, quick), lambda: cohort_rows(threads, quick), lambda: [] if quick else memory_rows(device, threads),
-                     lambda: [] if quick or device == "cuda" else evaluation_rows(threads)):
+        for part in (
+            lambda: network_rows(device, rounds, quick),
+            lambda: chain_rows(device, rounds, quick),
+            lambda: parts_rows(device, rounds, quick),
+            lambda: training_rows(device, rounds, quick),
+            lambda: cohort_rows(threads, quick),
+            lambda: [] if quick else memory_rows(device, threads),
+            lambda: [] if quick or device == "cuda" else evaluation_rows(threads),
+        ):
             for r in part():
                 rows.append(r)
-                print(f"{r['package']:10.4g} {r['unit']:<8} " + (f"{r['ratio']:6.2f} times faster ({r['work_ratio']:.2f} by CPU time) than {r['against']}" if "ratio" in r else "").ljust(75) + f"  {r['what']}", flush=True)
+                print(
+                    f"{r['package']:10.4g} {r['unit']:<8} "
+                    + (
+                        f"{r['ratio']:6.2f} times faster ({r['work_ratio']:.2f} by CPU time) than {r['against']}"
+                        if "ratio" in r
+                        else ""
+                    ).ljust(75)
+                    + f"  {r['what']}",
+                    flush=True,
+                )
     return dict(threads=threads, device=device, rounds=rounds, rows=rows)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under a minute: one round, the shortest chain, a tenth of the cohort; written only where --out says")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="measure with so many threads, one after the other (default: 1 2)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each comparison; medians are kept (default: 3)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu", help="default: the GPU if there is one")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="under a minute: one round, the shortest chain, a tenth of the cohort; written only where --out says",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        metavar="N",
+        help="measure with so many threads, one after the other (default: 1 2)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="turns of each comparison; medians are kept (default: 3)"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="default: the GPU if there is one",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: results.json beside this script")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     parser.add_argument("--slices", type=int, default=655, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
         torch.set_num_threads(asked.threads[0])
-        with threadpool_limits(asked.threads[0]): print(json.dumps(CHILDREN[asked.child](asked.slices)))
+        with threadpool_limits(asked.threads[0]):
+            print(json.dumps(CHILDREN[asked.child](asked.slices)))
         return
     runs, out = [], asked.out or (None if asked.quick else HERE / "results.json")
     for threads in asked.threads[:1] if asked.quick else asked.threads:
         print(f"\n{asked.device}, {threads} thread{'s' * (threads > 1)}", flush=True)
         runs.append(measure(asked.device, threads, 1 if asked.quick else asked.rounds, asked.quick))
-        if out: out.write_text(json.dumps(dict(machine=facts(), quick=asked.quick, runs=runs), indent=1) + "\n", encoding="utf-8")
+        if out:
+            out.write_text(
+                json.dumps(dict(machine=facts(), quick=asked.quick, runs=runs), indent=1) + "\n", encoding="utf-8"
+            )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 Nothing is executed, and nothing is fetched. A broken link inside the site, a warning of Sphinx, or something that a page would load from elsewhere fails the build.
 """
+
 import json
 import os
 import re
@@ -19,7 +20,13 @@ from check_notebooks import ROOT, notebooks
 
 SITE = ROOT / "_docs"
 SOURCE, HTML = SITE / "source", SITE / "html"
-DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "autoddpm/weights/README.md", "autoddpm/weights/LPIPS_LICENSES.md")
+DOCUMENTS = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "data/README.md",
+    "autoddpm/weights/README.md",
+    "autoddpm/weights/LPIPS_LICENSES.md",
+)
 LINK = re.compile(r"(\]\()([^)\s#]+)")  # of Markdown: [text](target#part)
 HIDDEN = re.compile(r"^#\| *(hide|default_exp)\b", re.MULTILINE)
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
@@ -33,12 +40,18 @@ def git_url() -> str:
 
 def relinked(text: str, here: Path, page: Path, staged: dict) -> str:
     "Links of a file at `here` as they have to be at `page`: to a page of the site if there is one, else to the repository."
+
     def link(match):
         target = match[2]
-        if urlsplit(target).scheme: return match[0]
+        if urlsplit(target).scheme:
+            return match[0]
         path = Path(os.path.normpath(here.parent / target))
-        if not (ROOT / path).exists(): return match[0]  # Sphinx will say so, with the page
-        return match[1] + (os.path.relpath(staged[path], page.parent) if path in staged else f"{git_url()}/{path.as_posix()}")
+        if not (ROOT / path).exists():
+            return match[0]  # Sphinx will say so, with the page
+        return match[1] + (
+            os.path.relpath(staged[path], page.parent) if path in staged else f"{git_url()}/{path.as_posix()}"
+        )
+
     return LINK.sub(link, text)
 
 
@@ -47,9 +60,18 @@ def shown_cells(notebook: dict) -> list:
     cells = []
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
-        if cell["cell_type"] == "raw" or cell["cell_type"] == "code" and (HIDDEN.search(text) or not DIRECTIVE.sub("", text).strip()): continue
-        if cell.get("outputs"): cell["outputs"] = [o for o in cell["outputs"] if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
-        if "#| code-fold: true" in text: cell["metadata"] = dict(tags=["hide-input"])  # the solution of an exercise
+        if (
+            cell["cell_type"] == "raw"
+            or cell["cell_type"] == "code"
+            and (HIDDEN.search(text) or not DIRECTIVE.sub("", text).strip())
+        ):
+            continue
+        if cell.get("outputs"):
+            cell["outputs"] = [
+                o for o in cell["outputs"] if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
+            ]
+        if "#| code-fold: true" in text:
+            cell["metadata"] = dict(tags=["hide-input"])  # the solution of an exercise
         cells.append(cell | dict(source=DIRECTIVE.sub("", text) if cell["cell_type"] == "code" else text))
     return cells
 
@@ -60,8 +82,17 @@ def stage_notebook(path: Path, page: Path, staged: dict):
     notebook["metadata"].pop("widgets", None)  # they need a kernel
     notebook["metadata"]["language_info"] = dict(name="python", pygments_lexer="python")
     for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown": cell["source"] = relinked(cell["source"], path, page, staged)
-    if page.stem == "index": notebook["cells"].append(dict(cell_type="markdown", metadata={}, id="contents", source=(ROOT / "docs" / "contents.md").read_text(encoding="utf-8")))
+        if cell["cell_type"] == "markdown":
+            cell["source"] = relinked(cell["source"], path, page, staged)
+    if page.stem == "index":
+        notebook["cells"].append(
+            dict(
+                cell_type="markdown",
+                metadata={},
+                id="contents",
+                source=(ROOT / "docs" / "contents.md").read_text(encoding="utf-8"),
+            )
+        )
     write(page, json.dumps(notebook, ensure_ascii=False))
 
 
@@ -72,12 +103,23 @@ def write(page: Path, text: str):
 
 def sources() -> dict:  # file in the clone -> page or file of the site, both relative
     "Everything that links may lead to."
-    staged = {p.relative_to(ROOT): p.relative_to(ROOT) for p in notebooks()} | {Path(name): Path(name) for name in DOCUMENTS}
+    staged = {p.relative_to(ROOT): p.relative_to(ROOT) for p in notebooks()} | {
+        Path(name): Path(name) for name in DOCUMENTS
+    }
     staged |= {p.relative_to(ROOT): p.relative_to(ROOT) for p in (ROOT / "docs").glob("*.md") if p.stem != "contents"}
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "figures"]  # without what may not be published
+    listed = [
+        "git",
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "figures",
+    ]  # without what may not be published
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     staged |= {Path(name): Path(name) for name in files if not name.endswith(".md")}
-    staged |= {Path("figures") / f"{stem}.md": Path("results") / f"{stem}.md" for stem in docs_figures.pages(ROOT / "figures")}
+    staged |= {
+        Path("figures") / f"{stem}.md": Path("results") / f"{stem}.md" for stem in docs_figures.pages(ROOT / "figures")
+    }
     return staged | {Path("nbs/index.ipynb"): Path("index.ipynb"), Path("README.md"): Path("index.ipynb")}
 
 
@@ -85,8 +127,19 @@ def workshop() -> str:
     "The library notebooks that are not on the course's way."
     course = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
     rest = [p.stem for p in sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")) if f"nbs/{p.name}" not in course]
-    return "\n".join(["# Workshop", "", "The notebooks that carry the rest: settings, files, runs, reports, tools.", "", "```{toctree}", "",
-                      *(f"nbs/{stem}" for stem in rest), "```", ""])
+    return "\n".join(
+        [
+            "# Workshop",
+            "",
+            "The notebooks that carry the rest: settings, files, runs, reports, tools.",
+            "",
+            "```{toctree}",
+            "",
+            *(f"nbs/{stem}" for stem in rest),
+            "```",
+            "",
+        ]
+    )
 
 
 def stage():
@@ -94,19 +147,24 @@ def stage():
     shutil.rmtree(SITE, ignore_errors=True)
     staged = sources()
     for path, page in staged.items():
-        if path.suffix == ".ipynb": stage_notebook(path, page, staged)
-        elif page.suffix == ".md" and page.parts[0] != "results": write(page, relinked((ROOT / path).read_text(encoding="utf-8"), path, page, staged))
+        if path.suffix == ".ipynb":
+            stage_notebook(path, page, staged)
+        elif page.suffix == ".md" and page.parts[0] != "results":
+            write(page, relinked((ROOT / path).read_text(encoding="utf-8"), path, page, staged))
         elif page.suffix not in (".md", ".ipynb"):
             (SOURCE / page).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, SOURCE / page)
     write(Path("workshop.md"), workshop())
-    for stem, text in docs_figures.pages(ROOT / "figures").items(): write(Path("results") / f"{stem}.md", text)
-    for module in docs_api.modules(): write(Path("api") / f"{module.__name__.split('.')[1]}.md", docs_api.page(module))
+    for stem, text in docs_figures.pages(ROOT / "figures").items():
+        write(Path("results") / f"{stem}.md", text)
+    for module in docs_api.modules():
+        write(Path("api") / f"{module.__name__.split('.')[1]}.md", docs_api.page(module))
     write(Path("api/index.md"), docs_api.index())
 
 
 class Page(HTMLParser):
     "Links, anchors and loaded files of one page."
+
     def __init__(self, path: Path):
         super().__init__()
         self.links, self.loads, self.anchors = [], [], set()
@@ -115,9 +173,12 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
         self.anchors |= {found[key] for key in ("id", "name") if found.get(key)}
-        if tag == "a" and found.get("href"): self.links.append(found["href"])
-        elif found.get("src"): self.loads.append(found["src"])
-        elif tag == "link" and found.get("href") and found.get("rel") in ("stylesheet", "icon", "preload"): self.loads.append(found["href"])
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+        elif found.get("src"):
+            self.loads.append(found["src"])
+        elif tag == "link" and found.get("href") and found.get("rel") in ("stylesheet", "icon", "preload"):
+            self.loads.append(found["href"])
 
 
 def broken_links() -> list:
@@ -129,21 +190,33 @@ def broken_links() -> list:
         said += [f"{name}: loads {target} from elsewhere" for target in page.loads if urlsplit(target).netloc]
         for target in page.links + page.loads:
             url = urlsplit(target)
-            if url.scheme or url.netloc: continue
+            if url.scheme or url.netloc:
+                continue
             file = Path(os.path.normpath(path.parent / unquote(url.path))) if url.path else path
-            if file.is_dir(): file /= "index.html"
-            if not file.is_file(): said.append(f"{name}: {target} leads nowhere")
-            elif url.fragment and file in pages and unquote(url.fragment) not in pages[file].anchors: said.append(f"{name}: no part {target}")
+            if file.is_dir():
+                file /= "index.html"
+            if not file.is_file():
+                said.append(f"{name}: {target} leads nowhere")
+            elif url.fragment and file in pages and unquote(url.fragment) not in pages[file].anchors:
+                said.append(f"{name}: no part {target}")
     return said
 
 
 def main(sphinx: str) -> int:  # 0 if the site is whole
     stage()
-    done = subprocess.run([sphinx, "-W", "--keep-going", "-q", "-j", "auto", "-c", ROOT / "docs", "-d", SITE / "doctrees", SOURCE, HTML])
-    if done.returncode: return done.returncode
+    done = subprocess.run(
+        [sphinx, "-W", "--keep-going", "-q", "-j", "auto", "-c", ROOT / "docs", "-d", SITE / "doctrees", SOURCE, HTML]
+    )
+    if done.returncode:
+        return done.returncode
     problems = broken_links()
-    print(*problems, f"{len(list(HTML.rglob('*.html')))} pages, {len(problems)} broken links: {(HTML / 'index.html').relative_to(ROOT)}", sep="\n")
+    print(
+        *problems,
+        f"{len(list(HTML.rglob('*.html')))} pages, {len(problems)} broken links: {(HTML / 'index.html').relative_to(ROOT)}",
+        sep="\n",
+    )
     return min(len(problems), 1)
 
 
-if __name__ == "__main__": sys.exit(main(sys.argv[1]))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

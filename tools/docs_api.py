@@ -1,4 +1,5 @@
 """Reference pages of the site: each exported module with the signatures, comments and errors of its public names."""
+
 import ast
 import dataclasses
 import functools
@@ -8,8 +9,9 @@ import pkgutil
 import textwrap
 from pathlib import Path
 
-import autoddpm
 from fastcore.docments import docments
+
+import autoddpm
 
 EMPTY = inspect.Parameter.empty
 
@@ -20,19 +22,33 @@ def modules() -> list:
     return [importlib.import_module(f"autoddpm.{name}") for name in names]
 
 
-def cell_text(text) -> str: return str(text).replace("|", "\\|").replace("\n", " ")
+def cell_text(text) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
 
 
 def type_text(annotation) -> str:
-    if annotation in (EMPTY, None): return ""
+    if annotation in (EMPTY, None):
+        return ""
     return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation).replace("typing.", "")
 
 
 def table(found: dict) -> list:  # lines; none for a function without parameters
-    rows = [(name, type_text(p["anno"]), "" if p["default"] is EMPTY else f"`{cell_text(short(p['default']))}`", p["docment"] or "")
-            for name, p in found.items() if name not in ("self", "cls", "return")]
-    if not rows: return []
-    def row(name, kind, default, meaning): return f"| `{name}` | {f'`{cell_text(kind)}`' if kind else ''} | {default} | {cell_text(meaning)} |"
+    rows = [
+        (
+            name,
+            type_text(p["anno"]),
+            "" if p["default"] is EMPTY else f"`{cell_text(short(p['default']))}`",
+            p["docment"] or "",
+        )
+        for name, p in found.items()
+        if name not in ("self", "cls", "return")
+    ]
+    if not rows:
+        return []
+
+    def row(name, kind, default, meaning):
+        return f"| `{name}` | {f'`{cell_text(kind)}`' if kind else ''} | {default} | {cell_text(meaning)} |"
+
     return ["", "| parameter | type | default | meaning |", "| --- | --- | --- | --- |", *(row(*r) for r in rows), ""]
 
 
@@ -43,14 +59,20 @@ def short(value, longest: int = 60) -> str:
 
 def template(node) -> str:
     "A message as it is written, with the expressions in braces."
-    if isinstance(node, ast.Constant): return str(node.value)
-    if isinstance(node, ast.JoinedStr): return "".join(template(v) for v in node.values)
-    if isinstance(node, ast.FormattedValue): return "{" + ast.unparse(node.value) + "}"
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(template(v) for v in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return "{" + ast.unparse(node.value) + "}"
     return ast.unparse(node)
 
 
-def errors(function, seen: set) -> dict:  # (type, message) -> None, in order; its own and those of the module's private helpers
-    if function in seen: return {}
+def errors(
+    function, seen: set
+) -> dict:  # (type, message) -> None, in order; its own and those of the module's private helpers
+    if function in seen:
+        return {}
     seen.add(function)
     found, tree = {}, ast.parse(source(function))
     for node in ast.walk(tree):
@@ -58,11 +80,13 @@ def errors(function, seen: set) -> dict:  # (type, message) -> None, in order; i
             found[ast.unparse(node.exc.func), template(node.exc.args[0]) if node.exc.args else ""] = None
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.startswith("_"):
             helper = inspect.unwrap(function).__globals__.get(node.func.id)
-            if inspect.isfunction(helper): found |= errors(helper, seen)
+            if inspect.isfunction(helper):
+                found |= errors(helper, seen)
     return found
 
 
-def source(thing) -> str: return textwrap.dedent(inspect.getsource(inspect.unwrap(thing)))
+def source(thing) -> str:
+    return textwrap.dedent(inspect.getsource(inspect.unwrap(thing)))
 
 
 def entry(name: str, thing, level: str) -> list:
@@ -70,50 +94,135 @@ def entry(name: str, thing, level: str) -> list:
     found = docments(thing, full=True, returns=True)
     kinds = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     parameters = inspect.signature(thing).parameters.values()
-    call = ", ".join(kinds.get(p.kind, "") + p.name + ("" if p.default is EMPTY else f"={short(p.default, 30)}") for p in parameters if p.name not in ("self", "cls"))
-    lines = ["", f"{level} {name}", "", "```python", f"{name}({call})", "```", "", inspect.getdoc(thing) or "", *table(found)]
+    call = ", ".join(
+        kinds.get(p.kind, "") + p.name + ("" if p.default is EMPTY else f"={short(p.default, 30)}")
+        for p in parameters
+        if p.name not in ("self", "cls")
+    )
+    lines = [
+        "",
+        f"{level} {name}",
+        "",
+        "```python",
+        f"{name}({call})",
+        "```",
+        "",
+        inspect.getdoc(thing) or "",
+        *table(found),
+    ]
     back = found.get("return")
     if back and (back["docment"] or type_text(back["anno"])):
-        lines += ["", "**Returns** " + ": ".join(part for part in (f"`{type_text(back['anno'])}`" if type_text(back["anno"]) else "", back["docment"] or "") if part)]
+        lines += [
+            "",
+            "**Returns** "
+            + ": ".join(
+                part
+                for part in (f"`{type_text(back['anno'])}`" if type_text(back["anno"]) else "", back["docment"] or "")
+                if part
+            ),
+        ]
     if refused := errors(thing, set()):
-        lines += ["", "**Refuses**", "", *(f"- `{kind}`: `{' '.join(message.replace('`', chr(39)).split())}`" for kind, message in refused)]
-    return [*lines, "", "<details><summary>Source</summary>", "", "```python", source(thing).rstrip(), "```", "", "</details>", ""]
+        lines += [
+            "",
+            "**Refuses**",
+            "",
+            *(f"- `{kind}`: `{' '.join(message.replace('`', chr(39)).split())}`" for kind, message in refused),
+        ]
+    return [
+        *lines,
+        "",
+        "<details><summary>Source</summary>",
+        "",
+        "```python",
+        source(thing).rstrip(),
+        "```",
+        "",
+        "</details>",
+        "",
+    ]
 
 
 def members(cls) -> list:  # (name, function) of what the class itself defines for others, patched methods among them
     found = []
     for name, member in vars(cls).items():
-        if isinstance(member, (classmethod, staticmethod)): member = member.__func__
-        if isinstance(member, property): member = member.fget
-        if isinstance(member, functools.partial) or not inspect.isfunction(member): continue
-        if name == "__init__" and dataclasses.is_dataclass(cls): continue
-        if not name.startswith("_") or name in ("__init__", "__call__"): found.append((name, member))
+        if isinstance(member, (classmethod, staticmethod)):
+            member = member.__func__
+        if isinstance(member, property):
+            member = member.fget
+        if isinstance(member, functools.partial) or not inspect.isfunction(member):
+            continue
+        if name == "__init__" and dataclasses.is_dataclass(cls):
+            continue
+        if not name.startswith("_") or name in ("__init__", "__call__"):
+            found.append((name, member))
     return found
 
 
 def class_entry(name: str, cls) -> list:
     lines = ["", f"## {name}", "", inspect.getdoc(cls) or ""]
-    if dataclasses.is_dataclass(cls): lines += table(docments(cls, full=True))
-    for method, function in members(cls): lines += entry(name if method == "__init__" else f"{name}.{method}", function, "###")
+    if dataclasses.is_dataclass(cls):
+        lines += table(docments(cls, full=True))
+    for method, function in members(cls):
+        lines += entry(name if method == "__init__" else f"{name}.{method}", function, "###")
     return lines
 
 
 def page(module) -> str:
     "The reference page of one module, in MyST Markdown."
     word = module.__name__.split(".")[1]
-    notebook = next(line.split("../nbs/")[1] for line in Path(module.__file__).read_text(encoding="utf-8").splitlines() if "File to edit" in line).rstrip(".")
-    lines = [f"# autoddpm.{word}", "", module.__doc__, "", f"Explained, shown and tested in [{notebook.removesuffix('.ipynb')}](../nbs/{notebook}).", ""]
+    notebook = next(
+        line.split("../nbs/")[1]
+        for line in Path(module.__file__).read_text(encoding="utf-8").splitlines()
+        if "File to edit" in line
+    ).rstrip(".")
+    lines = [
+        f"# autoddpm.{word}",
+        "",
+        module.__doc__,
+        "",
+        f"Explained, shown and tested in [{notebook.removesuffix('.ipynb')}](../nbs/{notebook}).",
+        "",
+    ]
     for name in getattr(module, "__all__", []):
         thing = getattr(module, name)
-        if inspect.isclass(thing): lines += class_entry(name, thing)
-        elif inspect.isroutine(thing): lines += entry(name, thing, "##")
-        else: lines += ["", f"## {name}", "", f"`{short(thing, 300)}`" if short(thing, 300) != "..." else f"A {type(thing).__name__}; the notebook shows it.", ""]
+        if inspect.isclass(thing):
+            lines += class_entry(name, thing)
+        elif inspect.isroutine(thing):
+            lines += entry(name, thing, "##")
+        else:
+            lines += [
+                "",
+                f"## {name}",
+                "",
+                f"`{short(thing, 300)}`"
+                if short(thing, 300) != "..."
+                else f"A {type(thing).__name__}; the notebook shows it.",
+                "",
+            ]
     return "\n".join(lines) + "\n"
 
 
 def index() -> str:
     "The list of modules."
-    rows = [f"| [{m.__name__.split('.')[1]}]({m.__name__.split('.')[1]}.md) | {cell_text(m.__doc__)} |" for m in modules()]
+    rows = [
+        f"| [{m.__name__.split('.')[1]}]({m.__name__.split('.')[1]}.md) | {cell_text(m.__doc__)} |" for m in modules()
+    ]
     names = [m.__name__.split(".")[1] for m in modules()]
-    return "\n".join(["# Reference", "", "Every module is exported from the notebook of the same word. Shapes, units and ranges are the comments that stand in the signatures.", "",
-                      "| module | what goes in, what comes out |", "| --- | --- |", *rows, "", "```{toctree}", ":hidden:", "", *names, "```", ""])
+    return "\n".join(
+        [
+            "# Reference",
+            "",
+            "Every module is exported from the notebook of the same word. Shapes, units and ranges are the comments that stand in the signatures.",
+            "",
+            "| module | what goes in, what comes out |",
+            "| --- | --- |",
+            *rows,
+            "",
+            "```{toctree}",
+            ":hidden:",
+            "",
+            *names,
+            "```",
+            "",
+        ]
+    )

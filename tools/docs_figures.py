@@ -1,4 +1,5 @@
 """Pages of the site for every figure and table, with where each comes from, out of `figures/manifest.json`."""
+
 import json
 import re
 from pathlib import Path
@@ -15,17 +16,36 @@ def stem_page(folder: Path, figures: Path, stem: str) -> str:  # name of the pag
     return stem if part == "." else f"{part}-{stem}".replace("/", "-")
 
 
-def listed(values: dict) -> str: return ", ".join(f"{k} `{v}`" for k, v in values.items()) or "–"
+def listed(values: dict) -> str:
+    return ", ".join(f"{k} `{v}`" for k, v in values.items()) or "–"
 
 
 def provenance(record: dict, stem: str) -> list:
-    about = f"{record['dataset']} ({'**simulated**' if record['simulated'] else 'real scans'}), {listed(record['data'])}"
-    rows = {"notebook": f"[paper/{stem}](../nbs/paper/{stem}.ipynb)", "data": about, "profile": record["profile"], "seed": record["seed"],
-            "parameters": listed(record["parameters"]), "weights": listed(record["weights"]), "code": f"`{record['code']}`",
-            "made from": ", ".join(f"`{name}`" for name in record["parts"]["inputs"]) or "–", "time": f"{record['seconds']} s, {record['threads']} thread(s)",
-            "versions": f"Python `{record['python']}`, {listed(record['packages'])}"}
-    return ["## Where it comes from", "", "Shortened SHA-256 hashes stand behind files and data sets.", "", "| | |", "| --- | --- |",
-            *(f"| {key} | {value} |" for key, value in rows.items()), ""]
+    about = (
+        f"{record['dataset']} ({'**simulated**' if record['simulated'] else 'real scans'}), {listed(record['data'])}"
+    )
+    rows = {
+        "notebook": f"[paper/{stem}](../nbs/paper/{stem}.ipynb)",
+        "data": about,
+        "profile": record["profile"],
+        "seed": record["seed"],
+        "parameters": listed(record["parameters"]),
+        "weights": listed(record["weights"]),
+        "code": f"`{record['code']}`",
+        "made from": ", ".join(f"`{name}`" for name in record["parts"]["inputs"]) or "–",
+        "time": f"{record['seconds']} s, {record['threads']} thread(s)",
+        "versions": f"Python `{record['python']}`, {listed(record['packages'])}",
+    }
+    return [
+        "## Where it comes from",
+        "",
+        "Shortened SHA-256 hashes stand behind files and data sets.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {key} | {value} |" for key, value in rows.items()),
+        "",
+    ]
 
 
 def unbroken(text: str) -> str:
@@ -41,23 +61,42 @@ def published(folder: Path, name: str, record: dict) -> bool:
 def shown(folder: Path, figures: Path, record: dict) -> list:
     "The picture if it may be shown, and the table."
     where = Path("..") / "figures" / folder.relative_to(figures)
-    lines = [f"![{record['title']}]({(where / name).as_posix()})\n" for name in record["outputs"] if name.endswith(".png") and published(folder, name, record)]
+    lines = [
+        f"![{record['title']}]({(where / name).as_posix()})\n"
+        for name in record["outputs"]
+        if name.endswith(".png") and published(folder, name, record)
+    ]
     for name in record["outputs"]:
-        if name.endswith(".md"): lines += [unbroken("\n".join((folder / name).read_text(encoding="utf-8").splitlines()[1:])), ""]  # but for its title
+        if name.endswith(".md"):
+            lines += [
+                unbroken("\n".join((folder / name).read_text(encoding="utf-8").splitlines()[1:])),
+                "",
+            ]  # but for its title
     return lines
 
 
 def downloads(folder: Path, figures: Path, record: dict) -> list:
     where = Path("..") / "figures" / folder.relative_to(figures)
-    files = [f"{{download}}`{name} <{(where / name).as_posix()}>` (`{sha}`)" for name, sha in record["outputs"].items()
-             if published(folder, name, record) and not name.endswith(".md")]
+    files = [
+        f"{{download}}`{name} <{(where / name).as_posix()}>` (`{sha}`)"
+        for name, sha in record["outputs"].items()
+        if published(folder, name, record) and not name.endswith(".md")
+    ]
     return ["## Files", "", *(f"- {file}" for file in files), ""] if files else []
 
 
 def page(folder: Path, figures: Path, stem: str, record: dict) -> str:
     "One figure or table."
     title = record["title"] if record["simulated"] else f"{record['title']} ({record['dataset']})"
-    return "\n".join([f"# {title}", "", *shown(folder, figures, record), *provenance(record, stem), *downloads(folder, figures, record)])
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            *shown(folder, figures, record),
+            *provenance(record, stem),
+            *downloads(folder, figures, record),
+        ]
+    )
 
 
 def pages(figures: Path) -> dict:  # name of the page -> text; `index` among them
@@ -66,11 +105,35 @@ def pages(figures: Path) -> dict:  # name of the page -> text; `index` among the
     for folder in manifests(figures):
         record = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         for stem, entry in record["notebooks"].items():
-            if not any((folder / name).is_file() for name in entry["outputs"]): continue
+            if not any((folder / name).is_file() for name in entry["outputs"]):
+                continue
             name = stem_page(folder, figures, stem)
             made[name] = page(folder, figures, stem, entry)
-            rows.append(f"| [{name}]({name}.md) | {entry['title']} | {'simulated' if entry['simulated'] else 'real scans'} | `{entry['code']}` |")
-    index = ["# Figures and tables", "", "Each is written by one notebook; `autoddpm reproduce` makes it again. Its page says what it was made from.", "",
-             "| page | what | data | code |", "| --- | --- | --- | --- |", *rows, "", "```{toctree}", ":hidden:", "", *made, "```", "",
-             "```{toctree}", ":hidden:", ":glob:", ":caption: Their notebooks", "", "../nbs/paper/*", "```", ""]
+            rows.append(
+                f"| [{name}]({name}.md) | {entry['title']} | {'simulated' if entry['simulated'] else 'real scans'} | `{entry['code']}` |"
+            )
+    index = [
+        "# Figures and tables",
+        "",
+        "Each is written by one notebook; `autoddpm reproduce` makes it again. Its page says what it was made from.",
+        "",
+        "| page | what | data | code |",
+        "| --- | --- | --- | --- |",
+        *rows,
+        "",
+        "```{toctree}",
+        ":hidden:",
+        "",
+        *made,
+        "```",
+        "",
+        "```{toctree}",
+        ":hidden:",
+        ":glob:",
+        ":caption: Their notebooks",
+        "",
+        "../nbs/paper/*",
+        "```",
+        "",
+    ]
     return made | dict(index="\n".join(index))

@@ -9,6 +9,7 @@ A block stands in a document or in a markdown cell of `nbs/index.ipynb`; it ends
 - `<!-- benchmark: PATH -->`: the machine and the comparisons in a result of `benchmarks/run.py`.
 `python tools/fill_docs.py` fills them, `python tools/fill_docs.py --check` only says whether they are up to date.
 """
+
 import json
 import os
 import re
@@ -21,7 +22,12 @@ from autoddpm.unet import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX = "nbs/index.ipynb"
-DOCUMENTS = (INDEX, "README.md", "autoddpm/weights/README.md", "benchmarks/README.md")  # the index first: the README takes parts of it
+DOCUMENTS = (
+    INDEX,
+    "README.md",
+    "autoddpm/weights/README.md",
+    "benchmarks/README.md",
+)  # the index first: the README takes parts of it
 BLOCK = re.compile(r"(<!-- (tables?|file|index|weights|benchmark): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -31,12 +37,20 @@ def weights_table(name: str) -> str:
     settings = meta["settings"]
     rows = [
         ("file", f"`{path.name}`, {path.stat().st_size / 2**20:.1f} MiB, sha256 `{sha256(path)}`..."),
-        ("network", f"channels {unet.config['channels']}, attention {unet.config['attention']}, `patch_size` {unet.config['patch_size']}, "
-                    f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} million parameters"),
+        (
+            "network",
+            f"channels {unet.config['channels']}, attention {unet.config['attention']}, `patch_size` {unet.config['patch_size']}, "
+            f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} million parameters",
+        ),
         ("noise", f"{meta['noise_type']}, levels 0 to {meta['max_level']}, predicts {meta['prediction']}"),
-        ("started from", meta["start"]), ("phases", meta["phases"]), ("machine", meta["machine"]),
+        ("started from", meta["start"]),
+        ("phases", meta["phases"]),
+        ("machine", meta["machine"]),
         ("settings of the last phase", ", ".join(f"{k} {v}" for k, v in settings.items())),
-        ("validation loss by level", ", ".join(f"{level}: {loss:.4f}" for level, loss in meta["validation_loss"].items())),
+        (
+            "validation loss by level",
+            ", ".join(f"{level}: {loss:.4f}" for level, loss in meta["validation_loss"].items()),
+        ),
     ]
     lines = ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows)]
     return "\n".join(lines + calibration_lines(name)) + "\n"
@@ -47,8 +61,12 @@ def calibration_lines(name: str) -> list:
     for entry in read_calibration(name):
         coarse, again = entry["settings"]["coarse"], entry["settings"].get("resample")
         how = f"level {coarse['level']}, {coarse['sampler']}, {coarse['steps'] or 'all'} steps"
-        if again: how += f"; re-sampled from {again['level']}, {again['count'] or 'all'} levels"
-        cells = [f"{'inf' if t['threshold'] is None else format(t['threshold'], '.4f')} ({t['uncorrected']:.4f})" for t in entry["targets"].values()]
+        if again:
+            how += f"; re-sampled from {again['level']}, {again['count'] or 'all'} levels"
+        cells = [
+            f"{'inf' if t['threshold'] is None else format(t['threshold'], '.4f')} ({t['uncorrected']:.4f})"
+            for t in entry["targets"].values()
+        ]
         lines.append(f"| {entry['what']} | {how} | {entry['slices']} | " + " | ".join(cells) + " |")
     return lines if len(lines) > 3 else []
 
@@ -67,13 +85,30 @@ def page(path: Path) -> str:
 
 def benchmark_tables(result: dict) -> str:
     machine = result["machine"]
-    where = ", ".join([machine["cpu"], f"{machine['cores']} cores", *([machine["gpu"]] if "gpu" in machine else []), f"torch {machine['torch']}", f"autoddpm {machine['code']}"])
+    where = ", ".join(
+        [
+            machine["cpu"],
+            f"{machine['cores']} cores",
+            *([machine["gpu"]] if "gpu" in machine else []),
+            f"torch {machine['torch']}",
+            f"autoddpm {machine['code']}",
+        ]
+    )
     lines = ["", f"Measured on: {where}.{' **QUICK RUN: one round, few cases.**' if result['quick'] else ''}"]
     for run in result["runs"]:
-        lines += ["", f"**{run['device'].upper()}, {run['threads']} thread{'s' * (run['threads'] > 1)}**, medians of {run['rounds']} rounds", "",
-                  "| what | package | plain | times faster | by CPU time | plain is |", "| --- | --- | --- | --- | --- | --- |"]
+        lines += [
+            "",
+            f"**{run['device'].upper()}, {run['threads']} thread{'s' * (run['threads'] > 1)}**, medians of {run['rounds']} rounds",
+            "",
+            "| what | package | plain | times faster | by CPU time | plain is |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
         for row in run["rows"]:
-            plain = [f"{row['plain']:.3g} {row['unit']}", f"{row['ratio']:.2f}", f"{row['work_ratio']:.2f}", row["against"]] if "plain" in row else [""] * 4
+            plain = (
+                [f"{row['plain']:.3g} {row['unit']}", f"{row['ratio']:.2f}", f"{row['work_ratio']:.2f}", row["against"]]
+                if "plain" in row
+                else [""] * 4
+            )
             lines.append("| " + " | ".join([row["what"], f"{row['package']:.3g} {row['unit']}", *plain]) + " |")
     return "\n".join(lines) + "\n\n"
 
@@ -81,31 +116,43 @@ def benchmark_tables(result: dict) -> str:
 def part_of_index(name: str) -> str:
     "The cell of the landing page under a heading, with links as seen from the README."
     cells = json.loads((ROOT / INDEX).read_text(encoding="utf-8"))["cells"]
-    for heading, text in ("".join(cell["source"]).split("\n", 1) for cell in cells if "".join(cell["source"]).startswith("## ")):
+    for heading, text in (
+        "".join(cell["source"]).split("\n", 1) for cell in cells if "".join(cell["source"]).startswith("## ")
+    ):
         if re.sub("[^a-z]+", "-", heading.lower()).strip("-") == name:
             return re.sub(r"\]\((?![a-z]+:)([^)]+)\)", lambda m: f"]({os.path.normpath(f'nbs/{m[1]}')})", text) + "\n\n"
     sys.exit(f"{INDEX}: no part {name}, which a document takes from it")
 
 
 def content(kind: str, name: str) -> str:
-    if kind == "weights": return weights_table(name)
-    if kind == "index": return part_of_index(name)
-    if not (ROOT / name).is_file(): sys.exit(f"{name}: named in a document, but not there; make it first (`{'python benchmarks/run.py' if kind == 'benchmark' else f'autoddpm reproduce {Path(name).stem}'}`)")
-    if kind == "file": return page(ROOT / name)
-    if kind == "benchmark": return benchmark_tables(json.loads((ROOT / name).read_text(encoding="utf-8")))
+    if kind == "weights":
+        return weights_table(name)
+    if kind == "index":
+        return part_of_index(name)
+    if not (ROOT / name).is_file():
+        sys.exit(
+            f"{name}: named in a document, but not there; make it first (`{'python benchmarks/run.py' if kind == 'benchmark' else f'autoddpm reproduce {Path(name).stem}'}`)"
+        )
+    if kind == "file":
+        return page(ROOT / name)
+    if kind == "benchmark":
+        return benchmark_tables(json.loads((ROOT / name).read_text(encoding="utf-8")))
     tables, said = tables_and_losses((ROOT / name).read_text(encoding="utf-8"))
     return "\n" + "\n".join([*tables[: 1 if kind == "table" else 2], said]) + "\n"
 
 
-def fill(text: str) -> str: return BLOCK.sub(lambda m: m[1] + content(m[2], m[3]) + m[4], text)
+def fill(text: str) -> str:
+    return BLOCK.sub(lambda m: m[1] + content(m[2], m[3]) + m[4], text)
 
 
 def filled(path: Path, old: str) -> str:
     "The document with its blocks filled; of a notebook, those in markdown cells."
-    if path.suffix != ".ipynb": return fill(old)
+    if path.suffix != ".ipynb":
+        return fill(old)
     notebook = json.loads(old)
     for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown": cell["source"] = fill("".join(cell["source"])).splitlines(keepends=True)
+        if cell["cell_type"] == "markdown":
+            cell["source"] = fill("".join(cell["source"])).splitlines(keepends=True)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -115,12 +162,17 @@ def main(check: bool) -> int:
         path = ROOT / document
         old = path.read_text(encoding="utf-8")
         new = filled(path, old)
-        if new == old: continue
+        if new == old:
+            continue
         stale.append(document)
-        if not check: path.write_text(new, encoding="utf-8")
-    if stale: print(("out of date: " if check else "filled: ") + ", ".join(stale))
-    if stale and check: print("remedy: python tools/fill_docs.py")
+        if not check:
+            path.write_text(new, encoding="utf-8")
+    if stale:
+        print(("out of date: " if check else "filled: ") + ", ".join(stale))
+    if stale and check:
+        print("remedy: python tools/fill_docs.py")
     return int(bool(stale) and check)
 
 
-if __name__ == "__main__": sys.exit(main("--check" in sys.argv))
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv))

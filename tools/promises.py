@@ -1,4 +1,5 @@
 """Promises that are kept or not: each has a sentence and a test, and each test's result is a line."""
+
 import time
 
 
@@ -7,7 +8,8 @@ def keep(promises) -> tuple:  # (passed, failed)
     passed = failed = 0
     for promise, test in promises:
         start = time.time()
-        try: test()
+        try:
+            test()
         except AssertionError as error:
             failed += 1
             print(f"FAILED {promise} ({time.time() - start:.0f} s)\n       {error}", flush=True)

@@ -5,6 +5,7 @@ Each run is the command itself; one of them is killed without a warning (SIGKILL
     python tools/test_scans.py                          # few scans
     python tools/test_scans.py --volumes 200 --bad 20   # as many as in a study
 """
+
 import argparse
 import csv
 import hashlib
@@ -18,8 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from autoddpm.corpus import make_head, save_head
+from autoddpm.scans.corpus import make_head, save_head
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = """
@@ -34,10 +34,13 @@ BAD = ("cut short", "empty", "no place", "constant", "holes")
 def write_bad(path: Path, kind: str):
     "A scan that cannot be used."
     voxels = (3000 * make_head()).astype(np.int16)
-    if kind == "constant": voxels[:] = 7
-    if kind == "holes": voxels = np.where(voxels > 2000, np.nan, voxels.astype(np.float32))
+    if kind == "constant":
+        voxels[:] = 7
+    if kind == "holes":
+        voxels = np.where(voxels > 2000, np.nan, voxels.astype(np.float32))
     whole = save_head(path, voxels, code=0 if kind == "no place" else 4).read_bytes()
-    if kind in ("cut short", "empty"): path.write_bytes(whole[:len(whole) // 2 if kind == "cut short" else 0])
+    if kind in ("cut short", "empty"):
+        path.write_bytes(whole[: len(whole) // 2 if kind == "cut short" else 0])
 
 
 def write_scans(folder: Path, volumes: int, bad: int):
@@ -47,8 +50,10 @@ def write_scans(folder: Path, volumes: int, bad: int):
     for k in range(volumes):
         path = folder / f"site-{k % 3}" / f"sub-{k:04d}_T1w.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if k in spoiled: write_bad(path, spoiled[k])
-        else: save_head(path, (3000 * make_head(k + 1)).astype(np.int16))
+        if k in spoiled:
+            write_bad(path, spoiled[k])
+        else:
+            save_head(path, (3000 * make_head(k + 1)).astype(np.int16))
 
 
 def copy_package(to: Path) -> Path:
@@ -62,7 +67,9 @@ def start(scans: Path, out: Path) -> subprocess.Popen:
     "`autoddpm detect` of the copy, one thread, with a chain of a few steps besides its own."
     words = [sys.executable, "-c", COMMAND, "detect", scans, "--out", out, "--chain", "short"]
     env = os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=str(scans.parent / "clone"))
-    return subprocess.Popen(words, env=env, cwd=scans.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    return subprocess.Popen(
+        words, env=env, cwd=scans.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
 
 
 def finish(scans: Path, out: Path) -> tuple:  # exit code, what was said, stderr, seconds
@@ -71,24 +78,32 @@ def finish(scans: Path, out: Path) -> tuple:  # exit code, what was said, stderr
     return process.returncode, said, errors, time.time() - begun
 
 
-def finished(out: Path) -> int: return len(list(out.glob("*/provenance.json"))) + len(list(out.glob("*/skipped.json")))
+def finished(out: Path) -> int:
+    return len(list(out.glob("*/provenance.json"))) + len(list(out.glob("*/skipped.json")))
 
 
 def kill_half_way(scans: Path, out: Path, after: int) -> int:  # scans that were finished by then
     process = start(scans, out)
     while finished(out) < after:
-        if process.poll() is not None: raise AssertionError(f"it ended before it could be killed: {process.stderr.read()}")
+        if process.poll() is not None:
+            raise AssertionError(f"it ended before it could be killed: {process.stderr.read()}")
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return finished(out)
 
 
-def contents(out: Path) -> dict: return {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.rglob("*")) if p.is_file()}
+def contents(out: Path) -> dict:
+    return {
+        p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(out.rglob("*"))
+        if p.is_file()
+    }
 
 
 def rows(out: Path) -> list:
-    with open(out / "scores.csv", newline="", encoding="utf-8") as file: return list(csv.DictReader(file))
+    with open(out / "scores.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def check(volumes: int, bad: int, folder: Path):
@@ -105,25 +120,32 @@ def check(volumes: int, bad: int, folder: Path):
     assert "Traceback" not in errors, errors
 
     before = kill_half_way(scans, killed, volumes // 2)
-    assert volumes // 2 <= before < volumes, f"{before} of {volumes} scans finished when it was killed: too late to show anything"
+    assert volumes // 2 <= before < volumes, (
+        f"{before} of {volumes} scans finished when it was killed: too late to show anything"
+    )
     times = {p: p.stat().st_mtime_ns for p in killed.glob("*/provenance.json")}
     code, said, errors, again = finish(scans, killed)
     print(f"killed after {before} scans, then started again: exit code {code}, {again:.0f} s")
     assert code == (1 if bad else 0) and "Traceback" not in errors, errors
     assert all(p.stat().st_mtime_ns == when for p, when in times.items()), "a finished scan was made again"
     left = contents(calm)
-    assert contents(killed) == left, f"other files: {sorted(k for k, v in (contents(killed).items() ^ left.items()))[:5]}"
+    assert contents(killed) == left, (
+        f"other files: {sorted(k for k, v in (contents(killed).items() ^ left.items()))[:5]}"
+    )
     print(f"{len(left)} files, the same in both")
 
 
 def main(volumes: int = 12, bad: int = 5) -> tuple:  # (passed, failed)
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        try: check(volumes, bad, Path(folder))
+        try:
+            check(volumes, bad, Path(folder))
         except AssertionError as error:
             print(f"FAILED autoddpm detect on {volumes} scans, {bad} of them bad: {error}")
             return 0, 1
-    print(f"ok     autoddpm detect on {volumes} scans, {bad} of them bad: killed, started again, the same results ({time.time() - begun:.0f} s)")
+    print(
+        f"ok     autoddpm detect on {volumes} scans, {bad} of them bad: killed, started again, the same results ({time.time() - begun:.0f} s)"
+    )
     return 1, 0
 
 
