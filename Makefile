@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+LABCONFIG := $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json
 DOCS_VENV ?= .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figures figures-smoke test test-browser browser export format clean-notebooks docs
+.PHONY: help demo lab figures figures-smoke test test-browser browser export format clean-notebooks docs
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' Makefile
@@ -24,14 +25,17 @@ figures-smoke: $(INSTALLED)  ## every figure and table of the paper from a few s
 figures: $(INSTALLED)  ## every figure and table of the paper in full; hours without a GPU, and only what is out of date
 	$(BIN)/autoddpm reproduce --profile full
 
-test: $(INSTALLED)  ## check the notebooks and what is exported from them, and run them all
-	@$(BIN)/python tools/test_notebooks.py
+test: $(INSTALLED) $(LABCONFIG)  ## check the notebooks and what is exported from them, and run them all
+	@$(BIN)/python tools/run_tests.py
 
-test-browser: $(INSTALLED)  ## run notebooks in JupyterLab in a real Chromium (installs what is missing); screenshots in runs/browser
-	@$(BIN)/python tools/test_browser.py --install --all
+test-browser: $(INSTALLED) $(LABCONFIG)  ## run notebooks in JupyterLab in a real Chromium (installs what is missing); screenshots in runs/browser
+	@$(BIN)/python tools/browser.py && $(BIN)/python -m pytest tests/test_browser.py --all-notebooks -v
 
-browser: $(INSTALLED)  ## get what the tests in a browser need: Playwright by pip, Chromium by apt-get; then `make test` tries three notebooks in it
-	@$(BIN)/python tools/test_browser.py --only-install
+browser: $(INSTALLED)  ## get what the tests in a browser need: Playwright by pip, Chromium by apt-get; then `make test` runs them too
+	@$(BIN)/python tools/browser.py
+
+lab: $(INSTALLED) $(LABCONFIG)  ## open the notebooks in JupyterLab; it saves when told to, so that running alone changes no file
+	$(BIN)/jupyter lab
 
 export: $(INSTALLED)  ## write autoddpm/ from the notebooks
 	$(BIN)/nbdev_export
@@ -52,6 +56,12 @@ $(DOCS_VENV)/installed: docs/requirements.txt
 	@$(PYTHON) -m venv $(DOCS_VENV)
 	@$(DOCS_VENV)/bin/python -m pip install --disable-pip-version-check -q -r docs/requirements.txt
 	@touch $@
+
+# Autosave writes outputs and execution counts into notebooks that were only run, which git then shows as changed. So
+# JupyterLab of this environment (and no other) saves by Ctrl-S alone; its settings menu can turn autosave on again.
+$(LABCONFIG): tools/jupyterlab.json $(INSTALLED)
+	@mkdir -p $(@D)
+	@cp $< $@
 
 $(INSTALLED): constraints.txt settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,7 +1,9 @@
 """Package metadata, read from settings.ini so that every version number has one home."""
+
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
@@ -21,12 +23,15 @@ setup(
     keywords=cfg["keywords"],
     license="Apache-2.0",
     packages=find_packages(include=["autoddpm", "autoddpm.*"]),
-    package_data={"autoddpm": ["weights/*"]},
+    package_data={"autoddpm": ["weights/*"], "autoddpm.scans": ["templates/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={
         "dev": shlex.split(cfg["dev_requirements"]),
         "lpips": shlex.split(cfg["lpips_requirements"]),
     },
-    entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"], "console_scripts": cfg["console_scripts"].split()},
+    entry_points={
+        "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],
+        "console_scripts": cfg["console_scripts"].split(),
+    },
 )

@@ -1,6 +1,7 @@
-"""AutoDDPM the way a straightforward script does it: one slice at a time, NumPy arrays on the host, noise drawn on the host, every coefficient looked up as it is needed.
+"""AutoDDPM as a straightforward script does it: one slice at a time, with NumPy arrays and noise on the host.
 
-Written from the formulas; the same network and the same LPIPS weights as the package. `run.py` times the package against it and checks that both say the same.
+Written from the formulas, with the network and the LPIPS weights of the package; every coefficient is looked up when it
+is needed. `run.py` times the package against it and checks that both give the same maps.
 """
 
 import math
@@ -42,11 +43,11 @@ def alpha_bar(t: int) -> float:
     return float(ALPHA_BAR[t]) if t >= 0 else 1.0
 
 
-def noised(x: np.ndarray, t: int, eps: np.ndarray) -> np.ndarray:
+def q_sample(x: np.ndarray, t: int, eps: np.ndarray) -> np.ndarray:
     return alpha_bar(t) ** 0.5 * x + (1 - alpha_bar(t)) ** 0.5 * eps
 
 
-def guess(unet, xt: np.ndarray, t: int) -> np.ndarray:
+def predict_x0(unet, xt: np.ndarray, t: int) -> np.ndarray:
     "The clean image that the network sees in `xt`."
     device = next(unet.parameters()).device
     with torch.no_grad():
@@ -54,7 +55,7 @@ def guess(unet, xt: np.ndarray, t: int) -> np.ndarray:
     return np.clip((xt - (1 - alpha_bar(t)) ** 0.5 * eps) / alpha_bar(t) ** 0.5, 0, 1)
 
 
-def move(xt: np.ndarray, t: int, s: int, x0: np.ndarray, draw, eta: float) -> np.ndarray:
+def p_sample(xt: np.ndarray, t: int, s: int, x0: np.ndarray, draw, eta: float) -> np.ndarray:
     "From level `t` to level `s`: ancestral (eta 1) or DDIM (eta 0)."
     a_t, a_s = alpha_bar(t), alpha_bar(s)
     sigma = eta * ((1 - a_s) / (1 - a_t) * (1 - a_t / a_s)) ** 0.5
@@ -64,17 +65,17 @@ def move(xt: np.ndarray, t: int, s: int, x0: np.ndarray, draw, eta: float) -> np
 
 
 def coarse_pass(unet, x: np.ndarray, levels: list, draw, sampler: str) -> np.ndarray:
-    "Down the levels; dpm++ steps with a guess extrapolated from the last two, in half the logarithm of signal over noise."
+    "Down the levels; dpm++ extrapolates the guess from the last two, in half the logarithm of signal over noise."
 
     def half_log(t):
         return 0.5 * math.log(alpha_bar(t) / (1 - alpha_bar(t)))
 
-    xt, before = noised(x, levels[0], draw()), None
+    xt, before = q_sample(x, levels[0], draw()), None
     for r, t, s in zip([None] + levels, levels, levels[1:] + [-1]):
-        x0 = ahead = guess(unet, xt, t)
+        x0 = ahead = predict_x0(unet, xt, t)
         if sampler == "dpm++" and before is not None and s >= 0:
             ahead = x0 + (half_log(s) - half_log(t)) / (2 * (half_log(t) - half_log(r))) * (x0 - before)
-        xt, before = move(xt, t, s, ahead, draw, 0.0 if sampler == "ddim" else 1.0), x0
+        xt, before = p_sample(xt, t, s, ahead, draw, 0.0 if sampler == "ddim" else 1.0), x0
     return np.clip(xt, 0, 1)
 
 
@@ -89,12 +90,12 @@ def likelihood(x: np.ndarray, x_ph: np.ndarray, device) -> np.ndarray:
 
 
 def resample(unet, x: np.ndarray, x_ph: np.ndarray, mask: np.ndarray, levels: list, repeats: int, draw) -> np.ndarray:
-    xt = noised(x_ph, levels[0], draw())
+    xt = q_sample(x_ph, levels[0], draw())
     for t, below in zip(levels, levels[1:] + [0]):
         for repeat in range(repeats):
             s = -1 if below == 0 and repeat == repeats - 1 else below
-            inside = move(xt, t, s, guess(unet, xt, t), draw, 1.0)
-            outside = noised(x, s, draw()) if s >= 0 else x
+            inside = p_sample(xt, t, s, predict_x0(unet, xt, t), draw, 1.0)
+            outside = q_sample(x, s, draw()) if s >= 0 else x
             xt = np.where(mask, inside, outside)
             if repeat < repeats - 1:
                 kept = alpha_bar(t) / alpha_bar(below)

@@ -1,6 +1,7 @@
 """How fast the package is: every figure against a plain way to do the same, measured in turns in one process.
 
-Writes a JSON with the machine's facts and a row for each comparison; `python tools/fill_docs.py` puts it into benchmarks/README.md.
+Writes a JSON with the machine's facts and a row for each comparison;
+`python tools/fill_docs.py` puts it into benchmarks/README.md.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +22,6 @@ import numpy as np
 import reference
 import torch
 from accelerate import Accelerator
-from autoddpm.evaluation.metrics import Sweep, auprc, best_dice, bootstrap
 from opensimplex import OpenSimplex
 from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,16 +29,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoddpm.config import code_version, image_generators
 from autoddpm.ddpm import DDPM, walk_levels
 from autoddpm.detect import CHAINS, AutoDDPM, autoddpm_settings, network_calls
+from autoddpm.evaluation.metrics import Sweep, auprc, best_dice, bootstrap
 from autoddpm.noise import simplex_noise
 from autoddpm.perceptual import lpips_distance
 from autoddpm.phantom import head_phantom
 from autoddpm.resample import resample_levels
-from autoddpm.train import NETWORKS, Run, TrainSettings
+from autoddpm.train import NETWORKS, Training, TrainSettings
 from autoddpm.unet import UNet
 
 HERE = Path(__file__).resolve().parent
 WEIGHTS = "ixi"
-# largest mean difference of the anomaly map, and share of mask pixels, between the plain loop and the package on the same noise: only rounding differs
+# largest mean difference of the anomaly map, and share of mask pixels, between the plain loop and the package on the
+# same noise: only rounding differs
 SAME_MAP, SAME_MASK = 1e-4, 1e-3
 
 
@@ -70,7 +73,7 @@ def seconds(task, device: str) -> Spent:
 
 
 def in_turns(tasks: dict, rounds: int, device: str, long: float = 3.0) -> dict:  # median `Spent` by name
-    "Time tasks in turns, so that whatever else the machine does meets all of them; a call longer than `long` seconds is its own warm-up."
+    "Time tasks in turns, so that other load meets all of them; a call longer than `long` seconds is its own warm-up."
     spent = {name: [seconds(task, device)] for name, task in tasks.items()}
     if max(s[0].clock for s in spent.values()) < long:
         spent = {name: [] for name in tasks}
@@ -109,7 +112,7 @@ def measured_child(what: str, threads: int, *words) -> dict:
 
 
 def peak_mib() -> float:
-    "Peak memory of this process; Linux keeps it in /proc, since there `getrusage` also counts the process that started this one."
+    "Peak memory of this process, from /proc on Linux, where `getrusage` also counts the process that started this one."
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="utf-8").splitlines():
@@ -139,7 +142,7 @@ def network_rows(device: str, rounds: int, quick: bool) -> list:
         flops = batch * counter.get_total_flops()
         for kind in kinds:
             model = DDPM(unet, precision=str(kind).removeprefix("torch."))
-            spent = in_turns(dict(package=lambda: model.predict(x, t), plain=lambda: plain(x, t)), rounds, device)
+            spent = in_turns(dict(package=partial(model.predict, x, t), plain=partial(plain, x, t)), rounds, device)
             rows.append(
                 row(
                     f"network {name}, {batch} slice{'s' * (batch > 1)}, {model.precision}",
@@ -165,7 +168,7 @@ def host_noise(x: torch.Tensor, seed: int):
 
 @functools.cache
 def same(name: str) -> dict:
-    "Package and plain loop on the same noise, on the host: how far apart they are; refused if further than rounding explains."
+    "Differences of package and plain loop on the same noise, on the host; refused if larger than rounding explains."
     detector, x = AutoDDPM.from_pretrained(WEIGHTS), phantoms(1)
     found = detector.detect(x, masking_threshold="p95", progress=False, **CHAINS[name])
     _, mask, _, anomaly_map = plain_chain(reference.plain_network(detector.model.unet), CHAINS[name])(x[0])
@@ -192,7 +195,7 @@ def plain_chain(unet, chain: dict, seed: int = 0):
 
 
 def chain_rows(device: str, rounds: int, quick: bool) -> list:
-    "All stages, seconds a slice. The mask is cut at each slice's 95th percentile, so that no slice is spared re-sampling."
+    "Seconds per slice, all stages. The mask is cut at the slice's 95th percentile, so that every slice is re-sampled."
     names = sorted(CHAINS, key=lambda name: network_calls(autoddpm_settings(**CHAINS[name])))
     detector, rows, paper = AutoDDPM.from_pretrained(WEIGHTS, device), [], {}
     network = reference.plain_network(detector.model.unet)
@@ -200,11 +203,10 @@ def chain_rows(device: str, rounds: int, quick: bool) -> list:
     for name in names[:1] if quick else names:
         chain, apart = CHAINS[name], same(name)
 
-        def detect(images):
-            return lambda: detector.detect(images, masking_threshold="p95", progress=False, batch_size=batch, **chain)
-
-        slow = plain_chain(network, chain)
-        spent = in_turns(dict(one=detect(x[:1]), batch=detect(x), plain=lambda: slow(x[0])), rounds, device)
+        detect = partial(detector.detect, masking_threshold="p95", progress=False, batch_size=batch, **chain)
+        plain = partial(plain_chain(network, chain), x[0])
+        tasks = dict(one=partial(detect, x[:1]), batch=partial(detect, x), plain=plain)
+        spent = in_turns(tasks, rounds, device)
         calls, each = network_calls(autoddpm_settings(**chain)), spent["batch"].over(len(x))
         rows += [
             row(
@@ -216,7 +218,11 @@ def chain_rows(device: str, rounds: int, quick: bool) -> list:
                 **apart,
             ),
             row(
-                f"chain {name}, {calls} calls, a slice of {len(x)}", each, spent["plain"], "the plain loop", calls=calls
+                f"chain {name}, {calls} calls, per slice of {len(x)}",
+                each,
+                spent["plain"],
+                "the plain loop",
+                calls=calls,
             ),
         ]
         paper[name] = calls, each
@@ -224,7 +230,7 @@ def chain_rows(device: str, rounds: int, quick: bool) -> list:
         for name in (name for name in names if name != "paper"):
             rows.append(
                 row(
-                    f"chain {name} against chain paper, a slice of {len(x)}",
+                    f"chain {name} against chain paper, per slice of {len(x)}",
                     paper[name][1],
                     paper["paper"][1],
                     f"{paper['paper'][0] / paper[name][0]:.1f} times the calls, same package",
@@ -368,20 +374,19 @@ def evaluation_rows(threads: int) -> list:
 
 
 def training_rows(device: str, rounds: int, quick: bool) -> list:
-    "Images a second in training, with all randomness, the moving average and gradient clipping."
+    "Images per second in training, with all randomness, the moving average and gradient clipping."
     rows, images = [], phantoms(16).to(device)
     sizes = [("small", "float32")] + [("paper", "float32"), ("paper", "bfloat16")] * (device == "cuda")
     for name, precision in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(
+            run = Training(
                 DDPM(UNet(**NETWORKS[name]), precision=precision),
                 TrainSettings(),
                 folder,
                 Accelerator(cpu=device == "cpu"),
             )
-            spent = in_turns(dict(step=lambda: run.train_step(images)), 1 if quick else 2 * rounds, device)[
-                "step"
-            ].clock
+            tasks = dict(step=partial(run.train_step, images))
+            spent = in_turns(tasks, 1 if quick else 2 * rounds, device)["step"].clock
         rows.append(figure(f"training, network {name}, batches of 16, {precision}", 16 / spent, "images/s"))
     return rows
 

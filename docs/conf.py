@@ -1,4 +1,5 @@
 """Sphinx settings of the site; `tools/build_docs.py` gathers the pages and runs it."""
+
 import importlib.util
 import os
 import shutil
@@ -26,8 +27,17 @@ html_show_sourcelink = False
 
 # MathJax 2 from the pages' own folder; only pages with formulas load it
 mathjax_path = "mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full"
-mathjax2_config = {"tex2jax": {"inlineMath": [["\\(", "\\)"]], "displayMath": [["\\[", "\\]"]], "processClass": "math", "ignoreClass": ".*"},
-                   "HTML-CSS": {"availableFonts": [], "webFont": "STIX-Web"}, "showMathMenu": False, "messageStyle": "none"}
+mathjax2_config = {
+    "tex2jax": {
+        "inlineMath": [["\\(", "\\)"]],
+        "displayMath": [["\\[", "\\]"]],
+        "processClass": "math",
+        "ignoreClass": ".*",
+    },
+    "HTML-CSS": {"availableFonts": [], "webFont": "STIX-Web"},
+    "showMathMenu": False,
+    "messageStyle": "none",
+}
 
 
 def copy_mathjax(app, error):
@@ -37,4 +47,5 @@ def copy_mathjax(app, error):
         shutil.copytree(files, Path(app.outdir) / "_static" / "mathjax", dirs_exist_ok=True)
 
 
-def setup(app): app.connect("build-finished", copy_mathjax)
+def setup(app):
+    app.connect("build-finished", copy_mathjax)

@@ -1,6 +1,7 @@
-"""Build the site: the notebooks as they are stored, the documents, a reference and a page for every figure, into `_docs/html`.
+"""Build the site in `_docs/html`: the notebooks as they are stored, the documents, a reference, and a page per figure.
 
-Nothing is executed, and nothing is fetched. A broken link inside the site, a warning of Sphinx, or something that a page would load from elsewhere fails the build.
+Nothing is executed, and nothing is fetched. A broken link inside the site, a warning of Sphinx, or something that a
+page would load from elsewhere fails the build.
 """
 
 import json
@@ -23,6 +24,7 @@ SOURCE, HTML = SITE / "source", SITE / "html"
 DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "benchmarks/README.md",
     "data/README.md",
     "autoddpm/weights/README.md",
     "autoddpm/weights/LPIPS_LICENSES.md",
@@ -39,7 +41,7 @@ def git_url() -> str:
 
 
 def relinked(text: str, here: Path, page: Path, staged: dict) -> str:
-    "Links of a file at `here` as they have to be at `page`: to a page of the site if there is one, else to the repository."
+    "Links of a file at `here` as they have to be at `page`: to a page of the site if there is one, else to the clone."
 
     def link(match):
         target = match[2]
@@ -116,6 +118,7 @@ def sources() -> dict:  # file in the clone -> page or file of the site, both re
         "figures",
     ]  # without what may not be published
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    staged |= {p.relative_to(ROOT): p.relative_to(ROOT) for p in (ROOT / "docs" / "static").glob("*.png")}
     staged |= {Path(name): Path(name) for name in files if not name.endswith(".md")}
     staged |= {
         Path("figures") / f"{stem}.md": Path("results") / f"{stem}.md" for stem in docs_figures.pages(ROOT / "figures")
@@ -123,23 +126,50 @@ def sources() -> dict:  # file in the clone -> page or file of the site, both re
     return staged | {Path("nbs/index.ipynb"): Path("index.ipynb"), Path("README.md"): Path("index.ipynb")}
 
 
+SHELVES = {  # folder of nbs/ -> heading of the workshop page and what the folder is for
+    "": ("What all parts use", "Files, drawing, dependencies and the command line."),
+    "evaluation": ("Evaluation", "Methods compared on a data set: baselines, metrics, runs, tables, ablations."),
+    "scans": ("Scans", "From a raw volume to a slice, and from a scan to a map, a table and a report."),
+    "reproduce": ("Reproduction", "Figures and tables made again when something they depend on has changed."),
+    "widgets": ("Widgets", "The explorer in JupyterLab."),
+}
+TAGLINE = re.compile(r"^> (.+)$", re.MULTILINE)
+
+
+def title_and_tagline(path: Path) -> tuple:
+    "The heading of a notebook, and the sentence below it."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    found = TAGLINE.search(text)
+    return text.splitlines()[0].lstrip("# "), found[1] if found else ""
+
+
 def workshop() -> str:
-    "The library notebooks that are not on the course's way."
-    course = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
-    rest = [p.stem for p in sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")) if f"nbs/{p.name}" not in course]
-    return "\n".join(
-        [
-            "# Workshop",
-            "",
-            "The notebooks that carry the rest: settings, files, runs, reports, tools.",
+    "The library notebooks outside the course, by folder."
+    listed = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("course.md", "contents.md"))
+    rest = [
+        p.relative_to(ROOT / "nbs")
+        for p in notebooks()
+        if p.relative_to(ROOT).with_suffix("").as_posix() not in listed and p.parent.name != "paper"
+    ]
+    lines = ["# Workshop", "", "The notebooks behind the course: each exports the module of the same name.", ""]
+    for folder in sorted({p.parent.as_posix().removeprefix(".") for p in rest}):
+        heading, purpose = SHELVES.get(folder, (folder, ""))
+        shelf = [p for p in rest if p.parent.as_posix().removeprefix(".") == folder and p.stem != "index"]
+        lines += [f"## {heading}", "", purpose, ""]
+        for p in shelf:
+            title, tagline = title_and_tagline(ROOT / "nbs" / p)
+            lines.append(f"- [{title}](nbs/{p.as_posix()}): {tagline}")
+        lines += [
             "",
             "```{toctree}",
+            ":hidden:",
             "",
-            *(f"nbs/{stem}" for stem in rest),
+            *(f"nbs/{p.with_suffix('').as_posix()}" for p in shelf),
             "```",
             "",
         ]
-    )
+    return "\n".join(lines)
 
 
 def stage():
@@ -158,7 +188,7 @@ def stage():
     for stem, text in docs_figures.pages(ROOT / "figures").items():
         write(Path("results") / f"{stem}.md", text)
     for module in docs_api.modules():
-        write(Path("api") / f"{module.__name__.split('.')[1]}.md", docs_api.page(module))
+        write(Path("api") / f"{docs_api.word(module)}.md", docs_api.page(module))
     write(Path("api/index.md"), docs_api.index())
 
 
@@ -210,11 +240,8 @@ def main(sphinx: str) -> int:  # 0 if the site is whole
     if done.returncode:
         return done.returncode
     problems = broken_links()
-    print(
-        *problems,
-        f"{len(list(HTML.rglob('*.html')))} pages, {len(problems)} broken links: {(HTML / 'index.html').relative_to(ROOT)}",
-        sep="\n",
-    )
+    pages, front = len(list(HTML.rglob("*.html"))), (HTML / "index.html").relative_to(ROOT)
+    print(*problems, f"{pages} pages, {len(problems)} broken links: {front}", sep="\n")
     return min(len(problems), 1)
 
 

@@ -1,8 +1,10 @@
-"""Checks that need no run of a notebook: exported, clean, parameterised, small, and free of the author's paths.
+"""Where the notebooks are, and checks that run none: exported, clean, parameterised, small, free of machine paths.
 
-Nothing in the working tree is changed: export and cleaning run on a copy.
+Each check gives a list of problems, a line each. Nothing in the working tree is changed: export and cleaning run on a
+copy. The tests in `tests/test_static.py` call them.
 """
 
+import ast
 import json
 import os
 import re
@@ -12,9 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from papermill import inspect_notebook
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 LARGEST = 300 * 1024  # bytes of a notebook
+WIDGET = "application/vnd.jupyter.widget-view+json"
 # an absolute path of some machine: not the end of a longer word or of an address
 MACHINE_PATH = re.compile(
     r"(?<![\w./:~])/(?:home|Users|root|tmp|private|work|mnt|opt|var|usr|data)/[\w.-]+|\b[A-Z]:\\\\?Users\b"
@@ -27,11 +32,6 @@ def notebooks() -> list:
     return [p for p in found if not any(part.startswith(("_", ".")) for part in p.relative_to(ROOT).parts)]
 
 
-def parameterised() -> list:
-    "The notebooks that papermill runs: all but the landing page and the library's."
-    return [p for p in notebooks() if p.stem != "index" and not re.match(r"\d\d_", p.stem)]
-
-
 def cells(notebook: Path) -> list:
     return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
 
@@ -40,8 +40,20 @@ def label(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def exported_module(notebook: Path) -> str:  # "" if it exports none
+    "The module that a notebook of the library exports, as in `evaluation.compare`."
+    code = "\n".join("".join(c["source"]) for c in cells(notebook) if c["cell_type"] == "code")
+    found = re.search(r"^#\|\s*default_exp\s+(\S+)", code, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def parameterised() -> list:
+    "The notebooks that papermill runs: all but the landing page and the library's."
+    return [p for p in notebooks() if p.stem != "index" and not exported_module(p)]
+
+
 def changed_by(command: str, folder: str, pattern: str, fresh: bool = False) -> list:
-    "Files of `folder` that an nbdev command changes, removes or adds on a copy of the tree; `fresh` deletes them before."
+    "Files of `folder` that an nbdev command changes, removes or adds on a copy; `fresh` deletes them before."
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / ROOT.name
         for name in ("nbs", "autoddpm"):
@@ -67,8 +79,9 @@ def changed_by(command: str, folder: str, pattern: str, fresh: bool = False) -> 
 
 
 def exported() -> list:
+    remedy = "run `make export` and never edit it by hand (if no notebook exports it any more: delete it)"
     return [
-        f"{name}: not what the notebooks export; run `make export` and never edit it by hand (no notebook exports it any more: delete it)"
+        f"{name}: not what the notebooks export; {remedy}"
         for name in changed_by("nbdev_export", "autoddpm", "*.py", fresh=True)
     ]
 
@@ -81,23 +94,31 @@ def clean() -> list:
 
 
 def parameters() -> list:
-    counts = {p: sum("parameters" in c["metadata"].get("tags", []) for c in cells(p)) for p in parameterised()}
-    return [
-        f"{label(p)}: {n} cells tagged `parameters`, and papermill needs exactly one; tag it in JupyterLab's property inspector"
-        for p, n in counts.items()
-        if n != 1
-    ]
+    found = []
+    for path in parameterised():
+        tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
+        if len(tagged) != 1:
+            found.append(
+                f"{label(path)}: {len(tagged)} cells tagged `parameters`, and papermill needs exactly one; "
+                "tag it in JupyterLab's property inspector"
+            )
+            continue
+        assigned = ast.parse("".join(tagged[0]["source"])).body
+        names = {line.targets[0].id for line in assigned if isinstance(line, ast.Assign)}
+        if missed := names - set(inspect_notebook(path)):
+            found.append(
+                f"{label(path)}: papermill cannot read {', '.join(sorted(missed))}; one parameter a line, and no `=` "
+                "in its comment"
+            )
+    return found
 
 
 def kernels() -> list:
     named = {
         p: json.loads(p.read_text(encoding="utf-8"))["metadata"].get("kernelspec", {}).get("name") for p in notebooks()
     }
-    return [
-        f"{label(p)}: kernel {name}, and papermill and JupyterLab need `python3`; open it in JupyterLab, choose Python 3 and save"
-        for p, name in named.items()
-        if name != "python3"
-    ]
+    remedy = "and papermill and JupyterLab need `python3`; open it in JupyterLab, choose Python 3 and save"
+    return [f"{label(p)}: kernel {name}, {remedy}" for p, name in named.items() if name != "python3"]
 
 
 def small() -> list:
@@ -129,24 +150,36 @@ def portable() -> list:
     ]
 
 
+def plain() -> list:
+    "Progress bars and widgets are of one run; a page without a kernel cannot show them."
+    found = []
+    for path in notebooks():
+        about_widgets = path.stem == "explore" or path.parent.name == "widgets"
+        for number, cell in enumerate(c for c in cells(path) if c["cell_type"] == "code"):
+            if re.search(r"%\|| ?it/s\]", output_text(cell)):
+                found.append(f"{label(path)}: code cell {number + 1} stores a progress bar; clear that output")
+            kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+            if WIDGET in kinds and not about_widgets:
+                found.append(f"{label(path)}: code cell {number + 1} stores a widget; clear that output")
+    return found
+
+
+def reading_only() -> list:
+    "Running all cells of a notebook must not rewrite the package."
+    return [
+        f"{label(p)}: a cell calls nbdev_export; take it out, `make export` does that"
+        for p in notebooks()
+        if any("nbdev_export" in "".join(c["source"]) for c in cells(p) if c["cell_type"] == "code")
+    ]
+
+
 CHECKS = {
-    "autoddpm/ is what the notebooks export": exported,
-    "the notebooks are clean": clean,
-    "each papermill notebook has its parameters cell": parameters,
-    "each notebook names its kernel": kernels,
-    "no notebook is over 300 KB": small,
-    "no output shows a path of some machine": portable,
+    "exported": exported,
+    "clean": clean,
+    "parameters": parameters,
+    "kernels": kernels,
+    "small": small,
+    "portable": portable,
+    "plain": plain,
+    "reading only": reading_only,
 }
-
-
-def main() -> int:  # failed checks
-    failed = 0
-    for title, check in CHECKS.items():
-        problems = check()
-        print(f"{'FAILED' if problems else 'ok    '} {title}", *problems, sep="\n       ", flush=True)
-        failed += bool(problems)
-    return failed
-
-
-if __name__ == "__main__":
-    sys.exit(min(main(), 1))

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 import textwrap
 from pathlib import Path
 
@@ -16,10 +17,40 @@ import autoddpm
 EMPTY = inspect.Parameter.empty
 
 
+SOURCE_LINE = re.compile(r"File to edit: (?:\.\./)+nbs/(\S+\.ipynb)")
+GROUPS = {  # subpackage -> its heading; "" is the method and what both halves reach
+    "": "The method, and what all parts use",
+    "evaluation": "Evaluation",
+    "scans": "Scans",
+    "reproduce": "Reproduction",
+    "widgets": "Widgets",
+}
+
+
 def modules() -> list:
-    "The modules that notebooks export, in alphabetical order."
-    names = [info.name for info in pkgutil.iter_modules(autoddpm.__path__) if not info.name.startswith("_")]
-    return [importlib.import_module(f"autoddpm.{name}") for name in names]
+    "The modules that notebooks export, also those in subpackages, in the order of their notebooks."
+    infos = pkgutil.walk_packages(autoddpm.__path__, f"{autoddpm.__name__}.")
+    names = [info.name for info in infos if not info.ispkg and not info.name.rpartition(".")[2].startswith("_")]
+    return sorted(
+        (importlib.import_module(name) for name in names), key=lambda module: (group(module), notebook(module))
+    )
+
+
+def word(module) -> str:
+    "The module's name within the package, which is also the name of its page: evaluation.compare."
+    return module.__name__.split(".", 1)[1]
+
+
+def group(module) -> str:
+    return word(module).rpartition(".")[0]
+
+
+def notebook(module) -> str:
+    "The notebook that exports the module, seen from nbs/."
+    found = SOURCE_LINE.search(Path(module.__file__).read_text(encoding="utf-8"))
+    if not found:
+        raise SystemExit(f"{module.__name__}: no line names its notebook; a module is exported, never written by hand")
+    return found[1]
 
 
 def cell_text(text) -> str:
@@ -169,18 +200,13 @@ def class_entry(name: str, cls) -> list:
 
 def page(module) -> str:
     "The reference page of one module, in MyST Markdown."
-    word = module.__name__.split(".")[1]
-    notebook = next(
-        line.split("../nbs/")[1]
-        for line in Path(module.__file__).read_text(encoding="utf-8").splitlines()
-        if "File to edit" in line
-    ).rstrip(".")
+    path = notebook(module)
     lines = [
-        f"# autoddpm.{word}",
+        f"# {module.__name__}",
         "",
-        module.__doc__,
+        module.__doc__ or "",
         "",
-        f"Explained, shown and tested in [{notebook.removesuffix('.ipynb')}](../nbs/{notebook}).",
+        f"Explained, shown and tested in [{path.removesuffix('.ipynb')}](../nbs/{path}).",
         "",
     ]
     for name in getattr(module, "__all__", []):
@@ -203,26 +229,17 @@ def page(module) -> str:
 
 
 def index() -> str:
-    "The list of modules."
-    rows = [
-        f"| [{m.__name__.split('.')[1]}]({m.__name__.split('.')[1]}.md) | {cell_text(m.__doc__)} |" for m in modules()
+    "The list of modules, by subpackage."
+    found = modules()
+    lines = [
+        "# Reference",
+        "",
+        "Each module is exported from the notebook of the same name. The comments of the signatures give shapes, units "
+        "and ranges. Imports run one way: `cli` imports `scans`, `reproduce` and `widgets`, these import `evaluation`, "
+        "and `evaluation` imports the method.",
+        "",
     ]
-    names = [m.__name__.split(".")[1] for m in modules()]
-    return "\n".join(
-        [
-            "# Reference",
-            "",
-            "Every module is exported from the notebook of the same word. Shapes, units and ranges are the comments that stand in the signatures.",
-            "",
-            "| module | what goes in, what comes out |",
-            "| --- | --- |",
-            *rows,
-            "",
-            "```{toctree}",
-            ":hidden:",
-            "",
-            *names,
-            "```",
-            "",
-        ]
-    )
+    for name in sorted({group(m) for m in found}):
+        rows = [f"| [{word(m)}]({word(m)}.md) | {cell_text(m.__doc__)} |" for m in found if group(m) == name]
+        lines += [f"## {GROUPS.get(name, name)}", "", "| module | what it does |", "| --- | --- |", *rows, ""]
+    return "\n".join([*lines, "```{toctree}", ":hidden:", "", *map(word, found), "```", ""])

@@ -1,7 +1,8 @@
-"""Pages of the site for every figure and table, with where each comes from, out of `figures/manifest.json`."""
+"""Pages of the site for every figure and table, each with its provenance from `figures/manifest.json`."""
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 
@@ -39,7 +40,7 @@ def provenance(record: dict, stem: str) -> list:
     return [
         "## Where it comes from",
         "",
-        "Shortened SHA-256 hashes stand behind files and data sets.",
+        "The codes behind files and data sets are shortened SHA-256 hashes.",
         "",
         "| | |",
         "| --- | --- |",
@@ -53,19 +54,40 @@ def unbroken(text: str) -> str:
     return re.sub(r"(\d) \[(-?[\d.]+), (-?[\d.]+)\]", "\\1\u00a0[\\2,\u00a0\\3]", text)
 
 
-def published(folder: Path, name: str, record: dict) -> bool:
-    "Whether a file is there and may be shown: of real sets only numbers, no picture of a person."
-    return (folder / name).is_file() and (record["simulated"] or not name.endswith((".png", ".svg")))
+def may_be_shown(file: Path) -> bool:
+    "Whether .gitignore lets a file in: of real sets numbers and plots named there, but no picture of a person."
+    asked = ["git", "check-ignore", "--quiet", "--no-index", file.name]
+    answer = subprocess.run(asked, cwd=file.parent).returncode  # 0: ignored, 1: not
+    if answer > 1:
+        raise SystemExit(f"{file}: git cannot say whether it may be published; build the site in a clone")
+    return answer == 1
 
 
-def shown(folder: Path, figures: Path, record: dict) -> list:
-    "The picture if it may be shown, and the table."
+def published(file: Path) -> bool:
+    return file.is_file() and may_be_shown(file)
+
+
+def absence(folder: Path, stem: str, record: dict) -> str:
+    "Why a figure's page has no picture."
+    if not all(may_be_shown(folder / name) for name in record["outputs"]):
+        return (
+            f"This page shows no picture: it would contain scans of people in `{record['dataset']}`, "
+            "and this repository publishes none. Its numbers are in the files below."
+        )
+    data = f" --dataset {record['dataset']} --source real" if not record["simulated"] else ""
+    return (
+        "This plot contains no scan of a person, but it is not in the repository yet. "
+        f"`autoddpm reproduce {stem} --profile {record['profile']}{data}` makes it; its numbers are in the files below."
+    )
+
+
+def shown(folder: Path, figures: Path, stem: str, record: dict) -> list:
+    "The picture if it may be shown, else why not; and the table."
     where = Path("..") / "figures" / folder.relative_to(figures)
-    lines = [
-        f"![{record['title']}]({(where / name).as_posix()})\n"
-        for name in record["outputs"]
-        if name.endswith(".png") and published(folder, name, record)
-    ]
+    pictures = [name for name in record["outputs"] if name.endswith(".png")]
+    lines = [f"![{record['title']}]({(where / name).as_posix()})\n" for name in pictures if published(folder / name)]
+    if pictures and not lines:
+        lines = [absence(folder, stem, record), ""]
     for name in record["outputs"]:
         if name.endswith(".md"):
             lines += [
@@ -80,7 +102,7 @@ def downloads(folder: Path, figures: Path, record: dict) -> list:
     files = [
         f"{{download}}`{name} <{(where / name).as_posix()}>` (`{sha}`)"
         for name, sha in record["outputs"].items()
-        if published(folder, name, record) and not name.endswith(".md")
+        if published(folder / name) and not name.endswith(".md")
     ]
     return ["## Files", "", *(f"- {file}" for file in files), ""] if files else []
 
@@ -92,7 +114,7 @@ def page(folder: Path, figures: Path, stem: str, record: dict) -> str:
         [
             f"# {title}",
             "",
-            *shown(folder, figures, record),
+            *shown(folder, figures, stem, record),
             *provenance(record, stem),
             *downloads(folder, figures, record),
         ]
@@ -109,13 +131,12 @@ def pages(figures: Path) -> dict:  # name of the page -> text; `index` among the
                 continue
             name = stem_page(folder, figures, stem)
             made[name] = page(folder, figures, stem, entry)
-            rows.append(
-                f"| [{name}]({name}.md) | {entry['title']} | {'simulated' if entry['simulated'] else 'real scans'} | `{entry['code']}` |"
-            )
+            data = "simulated" if entry["simulated"] else "real scans"
+            rows.append(f"| [{name}]({name}.md) | {entry['title']} | {data} | `{entry['code']}` |")
     index = [
         "# Figures and tables",
         "",
-        "Each is written by one notebook; `autoddpm reproduce` makes it again. Its page says what it was made from.",
+        "One notebook writes each of them, and `autoddpm reproduce` remakes it. Each page ends with its provenance.",
         "",
         "| page | what | data | code |",
         "| --- | --- | --- | --- |",
