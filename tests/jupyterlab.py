@@ -41,7 +41,7 @@ IDLE = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
 
 def copy_clone(to: Path) -> Path:
     "What notebooks read, and the notebooks, in a git repository of their own; the originals stay as they are."
-    copy_parts(to, "nbs", "autoddpm", "data/simulated", "data/splits")
+    copy_parts(to, "nbs", "autoddpm", "data/simulated", "data/splits", "docs")
     shutil.copytree(ROOT / "figures", to / "figures", ignore=shutil.ignore_patterns("smoke"))
     for name in ("README.md", ".gitignore", ".gitattributes"):
         shutil.copy(ROOT / name, to)
@@ -133,23 +133,24 @@ CELLS = """() => [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')].map
     cell.querySelector('.jp-InputPrompt').innerText])"""
 
 
+def choose(page, menu: str, item: str):
+    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile(f"^{menu}$")).click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{item}$")).click()
+
+
 def run_all(page):
     "Run all cells by the menu, and wait until the last has run or one has failed."
 
     def prompts():  # of the cells that are not empty
         return [prompt for filled, prompt in page.evaluate(CELLS) if filled]
 
-    def last_number():
-        return max((int(n) for prompt in prompts() for n in re.findall(r"\d+", prompt)), default=0)
-
     def has_run():
-        if "[*]:" in (now := prompts()) or not page.locator(IDLE).count():
-            return False
-        return last_number() >= before + len(now) or page.locator(ERRORS).count()
+        failed = page.locator(ERRORS).count()
+        return page.locator(IDLE).count() and "[*]:" not in prompts() and (failed or "[ ]:" not in prompts())
 
-    before = last_number()
-    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
-    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+    choose(page, "Edit", "Clear Outputs of All Cells")  # and their numbers
+    wait_for(lambda: set(prompts()) <= {"[ ]:"}, 30, "outputs are not cleared")
+    choose(page, "Run", "Run All Cells")
     wait_for(has_run, CELL_TIME, f"still running after {CELL_TIME} s", pause=0.5)
 
 

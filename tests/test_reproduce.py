@@ -171,8 +171,10 @@ def test_stopped_in_the_middle_it_leaves_nothing_running(clone, by, code):
     pid = clone / "pid"
     slow = "import os\nimport time\n_ = (folder / 'pid').write_text(str(os.getpid()))\ntime.sleep(600)"
     write_run(clone, "run_a", first=slow)
-    streams = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    process = subprocess.Popen([*AUTODDPM, *SMOKE, "fig_a"], cwd=clone, env=environment(clone), **streams)
+    how = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background hands down that it ignores Ctrl-C
+    process = subprocess.Popen([*AUTODDPM, *SMOKE, "fig_a"], cwd=clone, env=environment(clone), **how)
+    signal.signal(signal.SIGINT, before)
     try:
         while not (pid.is_file() and pid.read_text(encoding="utf-8")):
             assert process.poll() is None, process.stderr.read()
