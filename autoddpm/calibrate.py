@@ -102,7 +102,7 @@ def _calibrate_stages(detector, healthy, seed, batch_size, progress, s):
             for x, draft in zip(batches, drafts)
         ]
     )
-    record = dict(s, masking_threshold=threshold, network_calls=detector.calls(s), method=detector.method)
+    record = dict(detector.depends(s, threshold), method=detector.method)
     return [first, calibration_entry("map", plain_settings(record), maps, heads)]
 
 

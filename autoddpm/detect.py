@@ -238,20 +238,25 @@ class AutoDDPM(Detector):
         "Anomaly maps and scores of scans, with every stage before them."
         if speed not in SPEEDS:
             raise ValueError(f"speed {speed!r}: choose one of {', '.join(SPEEDS)}")
-        s = autoddpm_settings(**SPEEDS[speed] | settings)
-        if masking_threshold is None:
-            masking_threshold = find_threshold(
-                self.calibration, "likelihood", dict(coarse=s["coarse"], likelihood=s["likelihood"])
-            )
+        s = self.stage_settings(**SPEEDS[speed] | settings)
+        return self._detect(images, seed, masking_threshold, batch_size, save_to, progress, s)
+
+    def _detect(self, images, seed, masking_threshold, batch_size, save_to, progress, s):
+        threshold = self.mask_threshold(s) if masking_threshold is None else masking_threshold
 
         def one_batch(x):
-            return self._stages(x, seed, masking_threshold, s, progress)
+            return self.finish(x, *self.draft(x, seed, s, progress), threshold, seed, s, progress)
 
-        facts = dict(s, masking_threshold=masking_threshold, seed=seed, network_calls=network_calls(s))
-        return self._run(images, facts, one_batch, batch_size, save_to, progress)
+        return self._run(images, dict(self.depends(s, threshold), seed=seed), one_batch, batch_size, save_to, progress)
 
-    def _stages(self, x, seed, threshold, s, progress):
-        return self.finish(x, *self.draft(x, seed, s, progress), threshold, seed, s, progress)
+    def mask_threshold(self, s: dict) -> float:
+        "The mask's threshold that was calibrated for these settings (of `stage_settings`)."
+        depends, target = dict(coarse=s["coarse"], likelihood=s["likelihood"]), s.get("healthy_fpr", PAPER.healthy_fpr)
+        return find_threshold(self.calibration, "likelihood", depends, target)
+
+    def depends(self, s: dict, threshold: float | str) -> dict:
+        "What the final map depends on besides the scan, the seed and the weights whose name it is stored under."
+        return dict(s, masking_threshold=threshold, network_calls=self.calls(s))
 
     def draft(self, x, seed: int, s: dict, progress: bool = False) -> tuple:
         "Coarse images and likelihood, each like the scans `x`; `s` is of `autoddpm_settings`."

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from .config import image_generators, sha256
 from .ddpm import DDPM, find_weights, load_ddpm
-from .detect import Detection, Detector, find_threshold, read_calibration
+from .detect import AutoDDPM, Detection, read_calibration
 from .mask import anomaly_mask
 from .resample import resample, resample_levels
 from .stitch import stitch
@@ -94,7 +94,7 @@ def coarse_calls(settings: dict) -> int:
     return len(settings["coarse"]["levels"]) + len(resample_levels(again["level"], again["count"])) * again["repeats"]
 
 # %% ../nbs/14_maps.ipynb #eee89786
-class CoarseAutoDDPM(Detector):
+class CoarseAutoDDPM(AutoDDPM):
     "AutoDDPM with coarse noise for the mask and Gaussian noise for the repair; beyond the paper."
 
     method = "autoddpm-coarse"
@@ -135,21 +135,12 @@ class CoarseAutoDDPM(Detector):
         **settings,  # of `coarse_settings`
     ) -> Detection:
         "From scans to anomaly maps."
-        s = coarse_settings(**settings)
-        if masking_threshold is None:
-            masking_threshold = self.calibrated_mask_threshold(**settings)
-        facts = dict(s, masking_threshold=masking_threshold, seed=seed, network_calls=coarse_calls(s))
+        s = self.stage_settings(**settings)
+        return self._detect(images, seed, masking_threshold, batch_size, save_to, progress, s)
 
-        def one_batch(x):
-            return self.finish(x, *self.draft(x, seed, s, progress), masking_threshold, seed, s, progress)
-
-        return self._run(images, facts, one_batch, batch_size, save_to, progress)
-
-    def calibrated_mask_threshold(self, **settings) -> float:
-        "The threshold of the mask that was calibrated for these settings (of `coarse_settings`)."
-        s = coarse_settings(**settings)
-        depends = dict(coarse=s["coarse"], likelihood=s["likelihood"])
-        return find_threshold(self.calibration, "likelihood", depends, s["healthy_fpr"])
+    def depends(self, s: dict, threshold: float | str) -> dict:
+        "As in `AutoDDPM`, and the repair's weights: a threshold of the map holds for both weights together."
+        return super().depends(s, threshold) | dict(repair=self.identity.get("repair", {}).get("sha256"))
 
     def draft(self, x, seed: int, s: dict, progress: bool = False) -> tuple:
         "What comes before the threshold: pseudo-healthy images and smoothed residual; `s` is of `coarse_settings`."

@@ -27,7 +27,6 @@ from autoddpm.detect import (
     Detection,
     autoddpm_settings,
     chain_settings,
-    find_threshold,
     network_calls,
     plain_settings,
 )
@@ -88,9 +87,7 @@ def _masking_threshold(value, detector: AutoDDPM, settings: dict):
             raise ValueError(
                 f'masking threshold {value!r}: give a number, "p95", or "" for the one stored with the weights'
             ) from error
-    stages = autoddpm_settings(**settings)
-    depends = dict(coarse=stages["coarse"], likelihood=stages["likelihood"])
-    return find_threshold(detector.calibration, "likelihood", depends)
+    return detector.mask_threshold(detector.stage_settings(**settings))
 
 
 def _build_autoddpm(weights: str, settings: dict, masking_threshold, device: str) -> Method:
@@ -105,7 +102,7 @@ def _build_autoddpm(weights: str, settings: dict, masking_threshold, device: str
 def _build_coarse(simplex_weights: str, weights: str, masking_threshold, device: str) -> Method:
     detector = CoarseAutoDDPM.from_pretrained(simplex_weights, weights, device)
     # its map has a scale of its own, so a number given for AutoDDPM's likelihood does not apply
-    threshold = "p95" if masking_threshold == "p95" else detector.calibrated_mask_threshold()
+    threshold = "p95" if masking_threshold == "p95" else detector.mask_threshold(detector.stage_settings())
     return Method("autoddpm-coarse", detector, dict(masking_threshold=threshold))
 
 

@@ -148,8 +148,7 @@ def make_plan(
     s, levels = detector.stage_settings(**settings), parse_levels(slices)
     depends, target = dict(coarse=s["coarse"], likelihood=s["likelihood"]), s.get("healthy_fpr", PAPER.healthy_fpr)
     masking = _threshold(detector, "likelihood", depends, target) or "p95"
-    record = dict(s, masking_threshold=masking, network_calls=detector.calls(s), method=detector.method)
-    record = plain_settings(record)
+    record = plain_settings(dict(detector.depends(s, masking), method=detector.method))
     threshold = _threshold(detector, "map", record)
     measured = Calibrated(masking, threshold, read_healthy_scores(weights, record | dict(seeds=seeds)))
     return Plan(
