@@ -267,8 +267,14 @@ def train(
     scale: Annotated[float, _option("X", "Scaling by 1 - X to 1 + X.", group=AUGMENTATION)] = 0.1,
     gamma: Annotated[float, _option("X", "Contrast exponent from 1/X to X; 1: none.", group=AUGMENTATION)] = 1.4,
     bias: Annotated[float, _option("X", "Size of the terms of the bias field; 0: none.", group=AUGMENTATION)] = 0.03,
-    noise_type: Annotated[str, _option("NAME", "gaussian or simplex.", group=NOISE)] = "gaussian",
+    noise_type: Annotated[str, _option("NAME", "gaussian, simplex or coarse.", group=NOISE)] = "gaussian",
     max_level: Annotated[int, _option("T", "Highest noise level to train on.", min=1, max=999, group=NOISE)] = 999,
+    min_level: Annotated[
+        int,
+        _option(
+            "T", "Lowest noise level to train on; equal to the highest: a denoising autoencoder.", min=0, group=NOISE
+        ),
+    ] = 0,
     loss_weight: Annotated[
         float, _option("X", "0: the paper's loss; above: more weight for high noise levels.", group=NOISE)
     ] = 0.0,
@@ -305,6 +311,7 @@ def train(
         scale=scale,
         gamma=gamma,
         bias=bias,
+        min_level=min_level,
         loss_weight=loss_weight,
         validate_every=validate_every,
         checkpoint_every=checkpoint_every,

@@ -25,7 +25,7 @@ class DDPM(nn.Module):
     def __init__(
         self,
         unet: UNet,  # the network
-        noise_type: str = "gaussian",  # or "simplex"
+        noise_type: str = "gaussian",  # or "simplex", "coarse"
         prediction: str = "epsilon",  # what the network predicts: "epsilon", "sample" or "v"
         max_level: int = PAPER.num_levels - 1,  # highest noise level the network was trained on
         name: str = "",  # for messages

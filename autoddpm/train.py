@@ -44,6 +44,7 @@ class TrainSettings:
     flip: bool = True  # mirror half of the slices, left to right
     gamma: float = 1.4  # contrast exponent between 1/gamma and gamma, for half of the slices; 1: off
     bias: float = 0.03  # spread of each of five smooth terms in the log bias field, for half of the slices; 0: off
+    min_level: int = 0  # lowest noise level to train on; the highest is the model's `max_level`
     loss_weight: float = 0.0  # weight of a level: its noise power over its signal power, to this exponent
     ema: float = 0.999  # share of the averaged weights that is kept at each step
     grad_clip: float = 1.0  # largest norm of the gradient
@@ -125,9 +126,10 @@ def batch_indices(
     return row[first % n :][:batch_size]
 
 # %% ../nbs/07_train.ipynb #4d3868bc
-def validation_levels(max_level: int, count: int = 6) -> list:
-    "Levels at which to validate, from low to high."
-    return [round(max_level * (2 * i + 1) / (2 * count)) for i in range(count)]
+def validation_levels(max_level: int, min_level: int = 0, count: int = 6) -> list:
+    "Levels at which to validate, from low to high, each once."
+    width = max_level - min_level
+    return sorted({min_level + round(width * (2 * i + 1) / (2 * count)) for i in range(count)})
 
 
 @torch.inference_mode()
@@ -136,9 +138,10 @@ def validation_loss(
     x0: torch.Tensor,  # healthy slices that are not trained on [N,1,H,W]
     accelerator: Accelerator | None = None,  # of several processes, each with its share of the slices
     batch_size: int = 16,
+    min_level: int = 0,  # lowest level to look at
 ) -> dict:  # mean loss by noise level, the same on every process
     "Loss on held-out slices, level by level, with fixed noise."
-    generator, levels = torch.Generator().manual_seed(0), validation_levels(model.max_level)
+    generator, levels = torch.Generator().manual_seed(0), validation_levels(model.max_level, min_level)
     mine = slice(accelerator.process_index, None, accelerator.num_processes) if accelerator else slice(None)
     sums = torch.zeros(len(levels), device=x0.device)
     for k, level in enumerate(levels):
@@ -170,7 +173,8 @@ class Training:
         if accelerator.device.type == "cpu":
             model.unet.to(memory_format=torch.contiguous_format)  # gradients of group norms are slow otherwise
         power = (1 / model.schedule.alpha_bar[: model.max_level + 1] - 1) ** settings.loss_weight
-        self.level_weight = (power / power.mean()).float().to(accelerator.device)  # [max_level + 1], mean 1
+        power = power / power[settings.min_level :].mean()  # mean 1 over the levels that are drawn
+        self.level_weight = power.float().to(accelerator.device)  # [max_level + 1]
         self.average = DDPM(_frozen_copy(model), model.noise_type, model.prediction, model.max_level).to(
             accelerator.device
         )
@@ -260,7 +264,7 @@ def train_step(
     generator = torch.Generator(images.device).manual_seed(s.seed * 1_000_003 + self.step)
     batch = batch_indices(self.step, s.batch_size, len(images), s.seed).to(images.device)
     x0 = augment(images[batch], s, generator)
-    t = torch.randint(0, model.max_level + 1, (len(x0),), generator=generator, device=images.device)
+    t = torch.randint(s.min_level, model.max_level + 1, (len(x0),), generator=generator, device=images.device)
     eps = model.sample_noise(x0, [generator] * len(x0))
     mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
     x0, t, eps = (v[mine].to(self.accelerator.device) for v in (x0, t, eps))
@@ -323,7 +327,7 @@ def validate(
     meta: dict,  # goes into the header of the weights
 ) -> dict:  # row of the log
     "Validate the averaged weights, and store them if they are the best."
-    losses = validation_loss(self.average, images, self.accelerator)
+    losses = validation_loss(self.average, images, self.accelerator, min_level=self.settings.min_level)
     train_loss = self.accelerator.reduce(torch.stack(self.losses).mean(), "mean").item()
     self.losses = []
     mean = sum(losses.values()) / len(losses)
