@@ -65,7 +65,11 @@ STYLES = {
     "autoddpm-coarse": dict(label="AutoDDPM, coarse noise", color=PALETTE[1], linestyle=(0, (9, 2)), marker="P"),
     "anoddpm": dict(label="AnoDDPM", color=PALETTE[0], linestyle="--", marker="s"),
     "anoddpm-simplex": dict(label="AnoDDPM, simplex noise", color=PALETTE[2], linestyle="-.", marker="^"),
+    "dae": dict(label="denoising autoencoder", color=PALETTE[5], linestyle=(0, (4, 1, 1, 1)), marker="<"),
     "mean-slice": dict(label="distance to mean slice", color="#000000", linestyle=":", marker="D"),
+    "mean-slice-smoothed": dict(
+        label="distance to mean slice, smoothed", color="#4D4D4D", linestyle=(0, (2, 1)), marker="d"
+    ),
     "intensity": dict(label="intensity (darkness)", color="#8C8C8C", linestyle=(0, (6, 2, 1, 2, 1, 2)), marker="v"),
 }
 TRUTH = PALETTE[9]  # outline of the true lesion, on grey and on maps

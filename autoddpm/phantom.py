@@ -214,7 +214,8 @@ def fluid_level(
     return float(np.clip(np.quantile(_middle(image[0].cpu().numpy()), 0.02), 0.1, 0.3))
 
 
-CONTRASTS = dict(dark=(0.35, 0.9), mild=(0.25, 0.5), bright=(0.35, 0.9))  # of each kind of lesion
+# of each kind of lesion
+CONTRASTS = dict(dark=(0.35, 0.9), mild=(0.25, 0.5), bright=(0.35, 0.9), mixed=(0.35, 0.9))
 
 
 def bright_level(
@@ -232,7 +233,7 @@ def add_lesion(
     contrast: float | None = None,  # 0 = invisible, 1 = fluid or `bright_level`; None: drawn from the kind's range
     kind: str = "dark",  # a name in `CONTRASTS`
 ) -> torch.Tensor:  # [1,H,W] in [0,1]
-    "A slice whose tissue under an outline is darkened as by a chronic stroke, or brightened."
+    "A slice whose tissue under an outline is darkened as by a chronic stroke, or brightened, or both."
     if kind not in CONTRASTS:
         raise ValueError(f"kind of lesion {kind!r}: choose one of {', '.join(CONTRASTS)}")
     low, high = CONTRASTS[kind]
@@ -250,11 +251,14 @@ def add_lesion(
         share * smooth_field(inside.shape, width, generator) for share, width in zip((0.16, 0.07, 0.03), widths)
     )
     amount = np.clip(contrast * edge * (0.8 + 0.25 * core + patches), 0, 1)
+    darker = np.minimum(x, x + amount * (fluid_level(image) - x))
+    if kind in ("dark", "mild"):
+        return torch.from_numpy(darker).to(image)[None]
+    brighter = np.maximum(x, x + amount * (bright_level(image) - x))
     if kind == "bright":
-        changed = np.maximum(x, x + amount * (bright_level(image) - x))
-    else:
-        changed = np.minimum(x, x + amount * (fluid_level(image) - x))
-    return torch.from_numpy(changed).to(image)[None]
+        return torch.from_numpy(brighter).to(image)[None]
+    patch = smooth_field(inside.shape, max(0.4 * math.sqrt(inside.sum()), pixel), generator)
+    return torch.from_numpy(np.where(patch > 0, brighter, darker)).to(image)[None]
 
 # %% ../nbs/01_phantom.ipynb #02c7c695
 class LowRankSlices:

@@ -39,6 +39,29 @@ def plain_network(unet: UNet) -> UNet:
     return plain.to(next(unet.parameters()).device, memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
+class PlainTraining:
+    "The training loop of a tutorial: Adam, gradient clipping and a moving average, parameter by parameter."
+
+    def __init__(self, unet: UNet):
+        device = next(unet.parameters()).device
+        self.unet, self.average = (plain_network(unet).requires_grad_(True).train() for _ in range(2))
+        self.optimizer = torch.optim.Adam(self.unet.parameters(), lr=1e-4, foreach=False, fused=False)
+        self.alpha_bar = torch.tensor(ALPHA_BAR, device=device, dtype=torch.float32)
+
+    def step(self, x0):
+        t = torch.randint(0, 1000, (len(x0),), device=x0.device)
+        eps, signal = torch.randn_like(x0), self.alpha_bar[t].view(-1, 1, 1, 1)
+        xt = signal.sqrt() * x0 + (1 - signal).sqrt() * eps
+        loss = F.mse_loss(self.unet(xt, t), eps)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0, foreach=False)
+        self.optimizer.step()
+        with torch.no_grad():
+            for kept, new in zip(self.average.parameters(), self.unet.parameters()):
+                kept.mul_(0.999).add_(new, alpha=0.001)
+
+
 def alpha_bar(t: int) -> float:
     return float(ALPHA_BAR[t]) if t >= 0 else 1.0
 

@@ -5,6 +5,7 @@ Writes a JSON with the machine's facts and a row for each comparison;
 """
 
 import argparse
+import copy
 import functools
 import json
 import os
@@ -374,20 +375,25 @@ def evaluation_rows(threads: int) -> list:
 
 
 def training_rows(device: str, rounds: int, quick: bool) -> list:
-    "Images per second in training, with all randomness, the moving average and gradient clipping."
+    "A step of training, with augmentation, moving average and clipping, against the loop of a tutorial."
     rows, images = [], phantoms(16).to(device)
-    sizes = [("small", "float32")] + [("paper", "float32"), ("paper", "bfloat16")] * (device == "cuda")
-    for name, precision in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            run = Training(
-                DDPM(UNet(**NETWORKS[name]), precision=precision),
-                TrainSettings(),
-                folder,
-                Accelerator(cpu=device == "cpu"),
-            )
-            tasks = dict(step=partial(run.train_step, images))
-            spent = in_turns(tasks, 1 if quick else 2 * rounds, device)["step"].clock
-        rows.append(figure(f"training, network {name}, batches of 16, {precision}", 16 / spent, "images/s"))
+    for name in ["small"] + ["paper"] * (device == "cuda"):
+        unet = UNet(**NETWORKS[name]).to(device)
+        plain = reference.PlainTraining(unet)
+        for precision in ("float32", "bfloat16"):
+            with tempfile.TemporaryDirectory() as folder:
+                run = Training(
+                    DDPM(copy.deepcopy(unet), precision=precision),
+                    TrainSettings(),
+                    folder,
+                    Accelerator(cpu=device == "cpu"),
+                )
+                tasks = dict(package=partial(run.train_step, images), plain=partial(plain.step, images))
+                spent = in_turns(tasks, 1 if quick else 2 * rounds, device)
+            against = "float32, one parameter at a time, no augmentation"
+            what = f"training, network {name}, a step of 16 slices, {precision}"
+            rows.append(row(what, spent["package"], spent["plain"], against))
+            rows.append(figure(f"training, network {name}, {precision}", 16 / spent["package"].clock, "slices/s"))
     return rows
 
 
