@@ -52,6 +52,7 @@ def weights_table(name: str) -> str:
     unet, meta = load_checkpoint(path)
     settings = meta["settings"]
     millions = sum(p.numel() for p in unet.parameters()) / 1e6
+    told = dict(history=meta.get("history") or meta.get("phases"), machine=meta.get("machine"), start=meta["start"])
     rows = [
         ("file", f"`{path.name}`, {path.stat().st_size / 2**20:.1f} MiB, sha256 `{sha256(path)}`..."),
         (
@@ -59,10 +60,12 @@ def weights_table(name: str) -> str:
             f"channels {unet.config['channels']}, attention {unet.config['attention']}, "
             f"`patch_size` {unet.config['patch_size']}, {millions:.2f} million parameters",
         ),
-        ("noise", f"{meta['noise_type']}, levels 0 to {meta['max_level']}, predicts {meta['prediction']}"),
-        ("started from", meta["start"]),
-        ("phases", meta["phases"]),
-        ("machine", meta["machine"]),
+        (
+            "noise",
+            f"{meta['noise_type']}, levels {settings.get('min_level', 0)} to {meta['max_level']}, "
+            f"predicts {meta['prediction']}",
+        ),
+        *((name, text) for name, text in told.items() if text),
         ("settings of the last phase", ", ".join(f"{k} {v}" for k, v in settings.items())),
         (
             "validation loss by level",
