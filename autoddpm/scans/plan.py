@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import PAPER, progress_bar, provenance, sha256, write_json
+from ..config import PAPER, check_whole, progress_bar, provenance, sha256, write_json
 from ..ddpm import find_weights, load_ddpm
 from ..dependencies import module_hashes
 from ..detect import AutoDDPM, chain_settings, find_threshold, plain_settings
@@ -120,16 +120,18 @@ def choose_detector(
     weights: str,  # as in `load_ddpm`; "": those of the chain
     chain: str | dict,  # "best", a name in `CHAINS`, or keywords of `autoddpm_settings`; "": as the weights allow
     device: str,
+    known: dict | None = None,  # what the file of the weights does not say, as in `load_checkpoint`
 ) -> tuple:  # (detector, keywords of its `detect`, name of its weights)
     "AutoDDPM with coarse noise for the chain `best`, and the paper's form for all others."
+    known = known or {}
     if chain == "":
-        chain = "best" if not weights or load_ddpm(weights)[0].noise_type != "gaussian" else "tuned"
+        chain = "best" if not weights or load_ddpm(weights, **known)[0].noise_type != "gaussian" else "tuned"
     if chain == "best":
         weights = weights or "ixi-simplex"
-        return CoarseAutoDDPM.from_pretrained(weights, device=device), {}, weights
+        return CoarseAutoDDPM.from_pretrained(weights, device=device, **known), {}, weights
     weights = weights or "ixi"
     settings = chain_settings(chain) if isinstance(chain, str) else chain
-    return AutoDDPM.from_pretrained(weights, device), settings, weights
+    return AutoDDPM.from_pretrained(weights, device, **known), settings, weights
 
 
 def make_plan(
@@ -139,15 +141,15 @@ def make_plan(
     device: str = "cpu",
     seeds: int = 1,  # maps of so many seeds are averaged
     in_mni: bool | None = None,
+    known: dict | None = None,  # as in `choose_detector`
 ) -> Plan:
     "Load the weights and what was measured for them."
-    if seeds < 1:
-        raise ValueError(f"seeds {seeds}: give 1 or more")
+    check_whole("seeds", seeds)
     _check_device(device)
-    detector, settings, weights = choose_detector(weights, chain, device)
+    detector, settings, weights = choose_detector(weights, chain, device, known)
     s, levels = detector.stage_settings(**settings), parse_levels(slices)
-    depends, target = dict(coarse=s["coarse"], likelihood=s["likelihood"]), s.get("healthy_fpr", PAPER.healthy_fpr)
-    masking = _threshold(detector, "likelihood", depends, target) or "p95"
+    target = s.get("healthy_fpr", PAPER.healthy_fpr)
+    masking = _threshold(detector, "likelihood", detector.mask_depends(s), target) or "p95"
     record = plain_settings(dict(detector.depends(s, masking), method=detector.method))
     threshold = _threshold(detector, "map", record)
     measured = Calibrated(masking, threshold, read_healthy_scores(weights, record | dict(seeds=seeds)))
