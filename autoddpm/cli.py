@@ -131,7 +131,7 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes are ended, too
 
 # %% ../nbs/cli.ipynb #320712c8
-ELSEWHERE = "Weights from elsewhere: what their file does not say"
+ELSEWHERE = "What a file of weights from elsewhere does not say"
 
 
 @app.command(cls=_Command)

@@ -78,7 +78,7 @@ class AttentionBlock(nn.Module):
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
         self.proj_attn = nn.Linear(channels, channels)  # applied only if `project`
-        nn.init.eye_(self.proj_attn.weight)
+        nn.init.zeros_(self.proj_attn.weight).detach().fill_diagonal_(1)  # `eye_` is slow on the device "meta"
         nn.init.zeros_(self.proj_attn.bias)
         self.proj_attn.requires_grad_(project)
 
