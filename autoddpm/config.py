@@ -96,7 +96,7 @@ def check_number(
     "The number, or an error that names the argument."
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < high:
         raise ValueError(f"{name} {value!r}: give a number from 0 up{'' if high == math.inf else f', below {high:g}'}")
-    return value
+    return value if isinstance(value, (int, float)) else float(value)
 
 
 def check_batch(

@@ -39,6 +39,12 @@ class DDPM(nn.Module):
             raise ValueError(f"prediction {prediction!r}: choose epsilon, sample or v")
         if noise_type not in NOISES:
             raise ValueError(f"noise_type {noise_type!r}: choose {', '.join(NOISES[:-1])} or {NOISES[-1]}")
+        shape = getattr(unet, "config", {})
+        if shape.get("in_channels") != shape.get("out_channels"):
+            raise ValueError(
+                f"a network from {shape['in_channels']} to {shape['out_channels']} channels: "
+                "a denoiser has as many out as in; choose other weights"
+            )
         self.unet, self.schedule = unet, schedule or Schedule()
         self.noise_type, self.prediction = noise_type, prediction
         self.max_level = check_whole("max_level", max_level, high=self.schedule.num_levels - 1)

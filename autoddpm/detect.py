@@ -362,7 +362,6 @@ class AnoDDPM(Detector):
     ) -> Detection:
         "Anomaly maps and scores of scans; the default is the full chain, 201 network calls per scan."
         s = dict(coarse=dict(level=check_whole("noise_level", noise_level), sampler=sampler, steps=steps))
-        self.model.check_level(noise_level)
 
         def one_batch(x):
             x_ph = coarse_pass(self.model, x, seed, progress=progress, **s["coarse"])

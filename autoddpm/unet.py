@@ -203,7 +203,9 @@ class UNet(nn.Module):
         ) | (dict(project_attention=True) if project_attention else {})
         fold, n, c_emb = patch_size**2, len(channels), channels[0] * 4
         if check_whole("norm_num_groups", norm_num_groups) and any(width % norm_num_groups for width in channels):
-            raise ValueError(f"norm_num_groups {norm_num_groups}: has to divide the channels {tuple(channels)}")
+            raise ValueError(
+                f"norm_num_groups {norm_num_groups}: has to divide the channels {tuple(channels)}; give another"
+            )
         heads = dict(head_channels=check_whole("num_head_channels", num_head_channels), project=project_attention)
         shared = dict(heads=heads, groups=norm_num_groups)
         self.conv_in = Conv(in_channels * fold, channels[0])

@@ -165,16 +165,28 @@ def make_plan(
     )
 
 # %% ../../nbs/scans/plan.ipynb #b866003e
+def _stored_scores(weights: Path) -> list:
+    "Entries of the scores beside weights; none if they were measured with other weights."
+    path = weights.with_suffix(".scores.json")
+    if not path.is_file():
+        return []
+    stored = read_json(path)
+    try:
+        made_for, entries = stored["weights"], stored["entries"]
+        sound = all(isinstance(e["settings"], dict) and np.isfinite(e["scores"]).all() and e["from"] for e in entries)
+    except (TypeError, KeyError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path}: damaged, or no file of healthy scores; measure them again, or remove it")
+    return entries if made_for == sha256(weights) else []
+
+
 def read_healthy_scores(
     weights: str,  # as in `load_ddpm`
     record: dict,  # `Plan.record` and `seeds`
 ) -> dict:  # `scores`, rising, and what they are `from`; empty: not measured
     "Scores of healthy slices that are stored beside weights."
-    path = find_weights(weights)
-    stored = read_json(path.with_suffix(".scores.json"))
-    if not stored or stored["weights"] != sha256(path):
-        return {}
-    entries = (entry for entry in stored["entries"] if entry["settings"] == record)
+    entries = (entry for entry in _stored_scores(find_weights(weights)) if entry["settings"] == record)
     return next(({"scores": entry["scores"], "from": entry["from"]} for entry in entries), {})
 
 
@@ -186,12 +198,10 @@ def write_healthy_scores(
 ) -> Path:
     "Store scores of healthy slices beside the weights; those of other settings stay."
     path = find_weights(weights)
-    file = path.with_suffix(".scores.json")
-    stored, kept = read_json(file) or {}, []
-    if stored.get("weights") == sha256(path):
-        kept = [e for e in stored.get("entries", []) if e["settings"] != record]
+    kept = [e for e in _stored_scores(path) if e["settings"] != record]
     entry = {"settings": record, "from": what, "scores": sorted(round(float(s), 6) for s in scores)}
-    return write_json(file, dict(weights=sha256(path), **provenance(), entries=[*kept, entry]))
+    made = dict(weights=sha256(path), **provenance(), entries=[*kept, entry])
+    return write_json(path.with_suffix(".scores.json"), made)
 
 # %% ../../nbs/scans/plan.ipynb #0220fa8e
 def find_anomalies(
