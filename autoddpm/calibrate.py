@@ -12,9 +12,10 @@ import math
 import torch
 from scipy import ndimage
 
-from .config import PAPER, provenance, sha256, write_json
+from .config import PAPER, check_batch, check_whole, provenance, sha256, write_json
+from .data import check_images
 from .ddpm import find_weights
-from .detect import AutoDDPM, Detector, plain_settings
+from .detect import AutoDDPM, Detector, calibration_file, plain_settings
 
 # %% ../nbs/13_calibrate.ipynb #d614899b
 def head_mask(
@@ -40,6 +41,12 @@ def conformal_threshold(
     correct: bool = True,  # False: the mean over the calibration slices meets the target, no guarantee beyond
 ) -> float:  # may be infinite
     "The smallest threshold that keeps the expected false-positive rate of a new healthy slice at or below `target`."
+    check_batch("maps", maps)
+    if not 0 < target <= 1 or maps.shape != heads.shape or not heads.any():
+        raise ValueError(
+            f"target {target}, maps {tuple(maps.shape)}, heads {tuple(heads.shape)}, {int(heads.sum())} pixels of them "
+            "set: give a target above 0 and up to 1, and maps and heads of one shape, not empty"
+        )
     n = len(maps)
     allowed = target * (n + 1) - 1 if correct else target * n  # bound on the sum of rates
     if allowed < 0:
@@ -91,10 +98,12 @@ def calibrate(
 
 def _calibrate_stages(detector, healthy, seed, batch_size, progress, s):
     "AutoDDPM's mask is calibrated first, and used for its final map; the coarse pass is made once."
-    heads, batches = head_mask(healthy), healthy.to(next(detector.model.parameters()).device).split(batch_size)
+    detector.check_levels(s)
+    heads = head_mask(check_images(healthy))
+    batches = healthy.to(next(detector.model.parameters()).device).split(check_whole("batch_size", batch_size))
     drafts = [detector.draft(x, seed, s, progress) for x in batches]
     likelihood = torch.cat([likelihood.cpu() for _, likelihood in drafts])
-    first = calibration_entry("likelihood", dict(coarse=s["coarse"], likelihood=s["likelihood"]), likelihood, heads)
+    first = calibration_entry("likelihood", detector.mask_depends(s), likelihood, heads)
     threshold = first["targets"][str(s.get("healthy_fpr", PAPER.healthy_fpr))]["threshold"]
     maps = torch.cat(
         [
@@ -121,12 +130,11 @@ def write_calibration(
 ):  # path of the file
     "Store thresholds beside the weights they belong to; those of other settings stay in the file."
     path = find_weights(weights)
-    file = path.with_suffix(".calibration.json")
+    file, made_for, stored = calibration_file(weights)
     facts = provenance(**facts)
     finite = json.loads(json.dumps(entries), parse_constant=lambda infinite: None)  # JSON has no infinity
     new = [entry | dict(made=facts) for entry in finite]
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    old = stored.get("entries", []) if stored.get("weights") == sha256(path) else []
+    old = stored if made_for == sha256(path) else []
 
     def same(a, b):
         return a["what"] == b["what"] and _without_threshold(a) == _without_threshold(b)

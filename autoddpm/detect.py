@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'SPEEDS', 'CHAINS', 'Detection', 'join_detections', 'Variant', 'plain_settings', 'find_threshold',
-           'read_calibration', 'Detector', 'autoddpm_settings', 'network_calls', 'chain_settings', 'AutoDDPM',
-           'AnoDDPM']
+           'calibration_file', 'read_calibration', 'load_identified', 'Detector', 'resample_settings',
+           'autoddpm_settings', 'network_calls', 'chain_settings', 'AutoDDPM', 'AnoDDPM']
 
 # %% ../nbs/12_detect.ipynb #1ef7115b
 import json
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 
-from .config import PAPER, provenance, sha256
+from .config import MIN_SIZE, PAPER, SEEDS, check_whole, provenance, sha256
 from .data import check_images
-from .ddpm import DDPM, SAMPLERS, find_weights, load_ddpm, walk_levels
-from .mask import anomaly_likelihood, anomaly_mask, coarse_pass
+from .ddpm import DDPM, SAMPLERS, find_weights, load_ddpm, outside_facts, walk_levels
+from .mask import anomaly_likelihood, anomaly_mask, check_threshold, coarse_pass
 from .resample import resample, resample_levels
 from .stitch import stitch
 from .store import store_detection
@@ -91,29 +91,66 @@ def find_threshold(
 ) -> float:
     "The threshold calibrated for exactly these settings."
     for entry in entries:
-        if entry["what"] == what and entry["settings"] == plain_settings(settings):
+        fits = entry["what"] == what and entry["settings"] == plain_settings(settings)
+        if fits and str(target) in entry["targets"]:
             threshold = entry["targets"][str(target)]["threshold"]
             return math.inf if threshold is None else threshold
     raise ValueError(
-        f"no calibrated {what} threshold for {plain_settings(settings)}; calibrate these settings on healthy slices "
-        '(autoddpm.calibrate), or give masking_threshold a number or "p95"'
+        f"no calibrated {what} threshold for {plain_settings(settings)} and target {target}; calibrate these settings "
+        'on healthy slices (autoddpm.calibrate), or give masking_threshold a number or "p95"'
     )
+
+
+def _is_entry(entry) -> bool:
+    "What `find_threshold` relies on."
+    try:
+        named = isinstance(entry["what"], str) and isinstance(entry["settings"], dict)
+        thresholds = [target["threshold"] for target in entry["targets"].values()]
+    except (TypeError, KeyError, AttributeError):
+        return False
+    return named and all(t is None or (type(t) in (int, float) and 0 <= t < math.inf) for t in thresholds)
+
+
+def calibration_file(
+    name: str,  # weights, as in `load_ddpm`
+) -> tuple:  # (path beside the weights, hash of the weights in it, its entries)
+    "The file of thresholds that belongs to weights, checked."
+    path = find_weights(name).with_suffix(".calibration.json")
+    if not path.is_file():
+        return path, "", []
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        made_for, entries = record["weights"], record["entries"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        made_for, entries = None, None
+    if not isinstance(made_for, str) or not isinstance(entries, list) or not all(map(_is_entry, entries)):
+        raise ValueError(f"{path}: damaged, or no file of thresholds; calibrate again, or remove it")
+    return path, made_for, entries
 
 
 def read_calibration(
     name: str,  # weights, as in `load_ddpm`
 ) -> list:  # entries for `find_threshold`; empty if there is no file
     "The thresholds stored beside weights; refused if they belong to other weights."
-    weights = find_weights(name)
-    path = weights.with_suffix(".calibration.json")
-    if not path.is_file():
-        return []
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record["weights"] != sha256(weights):
+    (path, made_for, entries), weights = calibration_file(name), find_weights(name)
+    if made_for and made_for != sha256(weights):
         raise ValueError(f"{path}: made for other weights than {weights.name}; calibrate again")
-    return record["entries"]
+    return entries
 
 # %% ../nbs/12_detect.ipynb #f9ef3b9b
+def load_identified(
+    name: str,  # as in `load_ddpm`
+    device: str = "cpu",
+    precision: str = "float32",
+    compiled: bool = False,
+    **known,  # as in `load_checkpoint`
+) -> tuple:  # (DDPM, name and hash of its weights and what else makes it this network, for the record)
+    "A trained model with its identity."
+    path, (model, meta) = find_weights(name), load_ddpm(name, device, precision, compiled, **known)
+    half = dict(precision=precision) if precision != "float32" else {}
+    return model, dict(name=path.stem, sha256=sha256(path)) | half | outside_facts(meta)
+
+
 class Detector:
     "A model with the identity of its weights and their thresholds."
 
@@ -134,19 +171,25 @@ class Detector:
         device: str = "cpu",  # where to run
         precision: str = "float32",  # of the network: "float32" or "bfloat16"
         compiled: bool = False,  # compile the network, for GPUs
+        **known,  # what the file does not say: num_head_channels, prediction, ...; as in `load_checkpoint`
     ):
         "A detector with these weights and the thresholds calibrated for them."
-        path = find_weights(name)
-        model, _ = load_ddpm(name, device, precision, compiled)
-        identity = dict(name=path.stem, sha256=sha256(path)) | (
-            dict(precision=precision) if precision != "float32" else {}
-        )
+        model, identity = load_identified(name, device, precision, compiled, **known)
         return cls(model, read_calibration(name), identity)
 
-    def _run(self, images, settings, one_batch, batch_size, save_to, progress):
-        "Check the images, detect batch by batch, join, and store."
-        x = check_images(images).to(next(self.model.parameters(), images).device)
-        batches = tqdm(x.split(batch_size), desc=self.method, leave=False, disable=not progress)
+    @property
+    def outside(self) -> dict:
+        "What is known of the weights that their file does not say: part of what a threshold depends on."
+        return {key: facts for key, facts in self.identity.items() if key == "not_in_file"}
+
+    def _run(self, images, settings, seed, one_batch, batch_size, save_to, progress):
+        "Check the arguments, detect batch by batch, join, and store."
+        x, settings = check_images(images), dict(settings, seed=check_whole("seed", seed, 0, SEEDS))
+        if x.shape[-1] < MIN_SIZE:
+            raise ValueError(f"images of {tuple(x.shape[2:])} pixels: at least {MIN_SIZE} x {MIN_SIZE} are needed")
+        x = x.to(next(self.model.parameters(), x).device)
+        batches = x.split(check_whole("batch_size", batch_size))
+        batches = tqdm(batches, desc=self.method, leave=False, disable=not progress)
         record = provenance(method=self.method, weights=self.identity, settings=plain_settings(settings))
         detection = join_detections([one_batch(batch) for batch in batches], record)
         if save_to is not None:
@@ -154,6 +197,18 @@ class Detector:
         return detection
 
 # %% ../nbs/12_detect.ipynb #3f0715e7
+def resample_settings(
+    noise_level_inpaint: int,  # level re-sampling starts from
+    inpaint_levels: int | None,  # re-sampling levels; None: every level
+    resample_steps: int,  # network calls per re-sampling level
+) -> dict:  # level, repeats and count of `resample`
+    "The arguments of re-sampling, checked."
+    level, count = check_whole("noise_level_inpaint", noise_level_inpaint), inpaint_levels
+    if count is not None:
+        count = check_whole("inpaint_levels", count, high=level)
+    return dict(level=level, repeats=check_whole("resample_steps", resample_steps), count=count)
+
+
 def autoddpm_settings(
     noise_level_recon: int | None = None,  # level of the coarse pass; None: the variant's (200)
     noise_level_inpaint: int = PAPER.noise_level_inpaint,  # level re-sampling starts from
@@ -167,13 +222,15 @@ def autoddpm_settings(
     "The arguments of coarse pass, likelihood and re-sampling."
     if isinstance(variant, str) and variant not in VARIANTS:
         raise ValueError(f"variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     v = VARIANTS[variant] if isinstance(variant, str) else variant
-    coarse = dict(level=noise_level_recon or v.noise_level_recon, sampler=sampler, steps=steps, clip=v.clip)
+    recon = v.noise_level_recon if noise_level_recon is None else noise_level_recon
+    calls = None if steps is None else check_whole("steps", steps)
+    coarse = dict(level=check_whole("noise_level_recon", recon), sampler=sampler, steps=calls, clip=v.clip)
     likelihood = dict(trunk=trunk, pooled=v.pooled, scale_twice=v.scale_twice)
     inpaint = dict(
-        level=noise_level_inpaint,
-        repeats=resample_steps,
-        count=inpaint_levels,
+        **resample_settings(noise_level_inpaint, inpaint_levels, resample_steps),
         clip=v.clip,
         renoise_below=v.renoise_below,
         stale_end=v.stale_end,
@@ -203,8 +260,6 @@ def chain_settings(
     "The settings of a chain, with single ones overridden."
     if chain not in CHAINS:
         raise ValueError(f"chain {chain!r}: choose one of {', '.join(CHAINS)}")
-    if sampler and sampler not in SAMPLERS:
-        raise ValueError(f"sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     own = dict(
         noise_level_recon=noise_level_recon,
         noise_level_inpaint=noise_level_inpaint,
@@ -242,21 +297,37 @@ class AutoDDPM(Detector):
         return self._detect(images, seed, masking_threshold, batch_size, save_to, progress, s)
 
     def _detect(self, images, seed, masking_threshold, batch_size, save_to, progress, s):
-        threshold = self.mask_threshold(s) if masking_threshold is None else masking_threshold
+        threshold = self.mask_threshold(s) if masking_threshold is None else check_threshold(masking_threshold)
+        self.check_levels(s)
 
         def one_batch(x):
             return self.finish(x, *self.draft(x, seed, s, progress), threshold, seed, s, progress)
 
-        return self._run(images, dict(self.depends(s, threshold), seed=seed), one_batch, batch_size, save_to, progress)
+        return self._run(images, self.depends(s, threshold), seed, one_batch, batch_size, save_to, progress)
+
+    def check_levels(self, s: dict):
+        "Refuse noise levels that the network was not trained on, before anything runs."
+        for stage in ("coarse", "resample"):
+            self.model.check_level(s[stage]["level"])
 
     def mask_threshold(self, s: dict) -> float:
         "The mask's threshold that was calibrated for these settings (of `stage_settings`)."
-        depends, target = dict(coarse=s["coarse"], likelihood=s["likelihood"]), s.get("healthy_fpr", PAPER.healthy_fpr)
-        return find_threshold(self.calibration, "likelihood", depends, target)
+        target = s.get("healthy_fpr", PAPER.healthy_fpr)
+        threshold = find_threshold(self.calibration, "likelihood", self.mask_depends(s), target)
+        if threshold == math.inf:
+            raise ValueError(
+                f"too few healthy slices were calibrated on for a target of {target}: no pixel of any scan would be "
+                'masked; calibrate on more, or give masking_threshold a number or "p95"'
+            )
+        return threshold
+
+    def mask_depends(self, s: dict) -> dict:
+        "What the likelihood depends on."
+        return dict(coarse=s["coarse"], likelihood=s["likelihood"]) | self.outside
 
     def depends(self, s: dict, threshold: float | str) -> dict:
         "What the final map depends on besides the scan, the seed and the weights whose name it is stored under."
-        return dict(s, masking_threshold=threshold, network_calls=self.calls(s))
+        return dict(s, masking_threshold=threshold, network_calls=self.calls(s)) | self.outside
 
     def draft(self, x, seed: int, s: dict, progress: bool = False) -> tuple:
         "Coarse images and likelihood, each like the scans `x`; `s` is of `autoddpm_settings`."
@@ -290,13 +361,12 @@ class AnoDDPM(Detector):
         progress: bool = True,  # show bars
     ) -> Detection:
         "Anomaly maps and scores of scans; the default is the full chain, 201 network calls per scan."
-        s = dict(coarse=dict(level=noise_level, sampler=sampler, steps=steps))
+        s = dict(coarse=dict(level=check_whole("noise_level", noise_level), sampler=sampler, steps=steps))
 
         def one_batch(x):
             x_ph = coarse_pass(self.model, x, seed, progress=progress, **s["coarse"])
             anomaly_map = (x - x_ph).abs()
             return Detection(x_ph, x_ph, anomaly_map, anomaly_map.flatten(1).mean(1))
 
-        return self._run(
-            images, dict(s, seed=seed, network_calls=network_calls(s)), one_batch, batch_size, save_to, progress
-        )
+        settings = dict(s, network_calls=network_calls(s)) | self.outside
+        return self._run(images, settings, seed, one_batch, batch_size, save_to, progress)

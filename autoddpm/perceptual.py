@@ -10,9 +10,10 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .config import weights_root
+from .config import MIN_SIZE, weights_root
 
 # %% ../nbs/08_perceptual.ipynb #5975c7a0
 @functools.cache
@@ -23,7 +24,10 @@ def alex_weights(
     path = weights_root() / "lpips_alex_v0.1.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} is missing from autoddpm/weights: install the package again")
-    return {key: value.float().to(device) for key, value in load_file(path).items()}
+    try:
+        return {key: value.float().to(device) for key, value in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error}); install the package again") from error
 
 # %% ../nbs/08_perceptual.ipynb #87f6e881
 # LPIPS' constants for images in [-1,1], red, green, blue
@@ -91,6 +95,8 @@ def lpips_distance(
     "LPIPS v0.1 between pairs of slices, as maps or as numbers."
     if x.shape != y.shape or x.dim() != 4 or x.shape[1] != 1:
         raise ValueError(f"slices of {tuple(x.shape)} and {tuple(y.shape)}: both must be [B,1,H,W] of one size")
+    if min(x.shape[2:]) < MIN_SIZE:
+        raise ValueError(f"slices of {tuple(x.shape[2:])} pixels: at least {MIN_SIZE} x {MIN_SIZE} are needed")
     for z in (x, y):
         if not (z.min() >= 0 and z.max() <= 1):
             raise ValueError("slices outside [0,1] or not finite: scale or clamp them first (data.scale_slice)")

@@ -9,18 +9,20 @@ __all__ = ['resample_levels', 'resample', 'resample_stage']
 import torch
 from tqdm.auto import tqdm
 
-from .config import PAPER, image_generators
+from .config import PAPER, check_batch, check_whole, image_generators
 from .ddpm import DDPM
 from .schedule import q_sample, renoise
+from .stitch import check_stages
 from .store import read_stage, write_stage
 
 # %% ../nbs/11_resample.ipynb #b99e99e9
 def resample_levels(
     level: int,  # level to start from
-    count: int | None = None,  # number of levels; None visits every one
+    count: int | None = None,  # number of levels, at most `level`; None visits every one
 ) -> list:  # falling levels, from `level`, all above 0
     "The noise levels that re-sampling visits."
-    count = min(count or level, level)
+    level = check_whole("level", level)
+    count = level if count is None else check_whole("count", count, high=level)
     return [round(level * (count - i) / count) for i in range(count)]
 
 # %% ../nbs/11_resample.ipynb #f996e99a
@@ -73,10 +75,12 @@ def resample(
 ) -> torch.Tensor:  # restored images [B,1,H,W] in [0,1]; equal to x outside the mask
     "The scans with the masked tissue replaced by healthy tissue that fits its surroundings."
     model.check_level(level)
+    check_stages(check_batch("x", x, (0, 1)), check_batch("x_ph", x_ph, (0, 1)), mask)
+    levels, repeats = resample_levels(level, count), check_whole("repeats", repeats)
     restored, masked = x.clone(), mask.flatten(1).any(1)
     if masked.any():
         x, x_ph, mask = (images if masked.all() else images[masked] for images in (x, x_ph, mask))
-        generators, levels = image_generators(x, seed, "resample"), resample_levels(level, count)
+        generators = image_generators(x, seed, "resample")
         restored[masked] = _resample_masked(
             model, x, x_ph, mask, generators, levels, repeats, clip, renoise_below, stale_end, progress
         )

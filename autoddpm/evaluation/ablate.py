@@ -209,7 +209,7 @@ def resample_changes(
         return Change(f"repeats-{r}", label, "re-sampling repeats", settings=dict(resample_steps=r))
 
     def high(t):
-        settings = dict(noise_level_inpaint=t, inpaint_levels=count)
+        settings = dict(noise_level_inpaint=t, inpaint_levels=min(count, t))
         return Change(f"level-{t}", f"from level {t}", "re-sampling level", settings=settings)
 
     return [

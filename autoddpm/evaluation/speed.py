@@ -46,7 +46,7 @@ def time_changes(
 ) -> pd.DataFrame:  # one row per change: change, calls, seconds, low, high, rounds, slices, threads, device
     "How long each chain takes: seconds per slice, as median, least and most of the rounds."
     device, spent = next(detector.model.parameters()).device, {change.name: [] for change in changes}
-    settings = dict(masking_threshold=-1.0, batch_size=len(images), progress=False)
+    settings = dict(masking_threshold=0.0, batch_size=len(images), progress=False)
 
     def run(change):
         start = time.perf_counter()

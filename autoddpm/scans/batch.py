@@ -346,12 +346,13 @@ def detect_scans(
     in_mni: bool | None = None,  # volumes lie in MNI space; None: as header or name say
     workers: int = 0,  # processes that preprocess; 0: this one
     progress: bool = True,
+    known: dict | None = None,  # what the file of the weights does not say, as in `load_checkpoint`
 ) -> pd.DataFrame:  # one row per scan; `attrs["passed_over"]` counts what was no scan by its name or content
     "From scans to anomaly maps on disk; started again, it goes on where it was stopped."
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # ranks wait for each other at the end only
     if device == "cuda" and state.num_processes > 1:
         device = str(state.device)
-    plan, out = make_plan(weights, chain, slices, device, seeds, in_mni), Path(out)
+    plan, out = make_plan(weights, chain, slices, device, seeds, in_mni, known), Path(out)
     if plan.levels != [LEVEL] and state.is_main_process:
         warnings.warn(OFF_LEVEL, stacklevel=2)
     scans, passed = list_scans([paths] if isinstance(paths, (str, Path)) else paths, out)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import PAPER, progress_bar, provenance, sha256, write_json
+from ..config import PAPER, check_whole, progress_bar, provenance, sha256, write_json
 from ..ddpm import find_weights, load_ddpm
 from ..dependencies import module_hashes
 from ..detect import AutoDDPM, chain_settings, find_threshold, plain_settings
@@ -120,16 +120,18 @@ def choose_detector(
     weights: str,  # as in `load_ddpm`; "": those of the chain
     chain: str | dict,  # "best", a name in `CHAINS`, or keywords of `autoddpm_settings`; "": as the weights allow
     device: str,
+    known: dict | None = None,  # what the file of the weights does not say, as in `load_checkpoint`
 ) -> tuple:  # (detector, keywords of its `detect`, name of its weights)
     "AutoDDPM with coarse noise for the chain `best`, and the paper's form for all others."
+    known = known or {}
     if chain == "":
-        chain = "best" if not weights or load_ddpm(weights)[0].noise_type != "gaussian" else "tuned"
+        chain = "best" if not weights or load_ddpm(weights, **known)[0].noise_type != "gaussian" else "tuned"
     if chain == "best":
         weights = weights or "ixi-simplex"
-        return CoarseAutoDDPM.from_pretrained(weights, device=device), {}, weights
+        return CoarseAutoDDPM.from_pretrained(weights, device=device, **known), {}, weights
     weights = weights or "ixi"
     settings = chain_settings(chain) if isinstance(chain, str) else chain
-    return AutoDDPM.from_pretrained(weights, device), settings, weights
+    return AutoDDPM.from_pretrained(weights, device, **known), settings, weights
 
 
 def make_plan(
@@ -139,15 +141,15 @@ def make_plan(
     device: str = "cpu",
     seeds: int = 1,  # maps of so many seeds are averaged
     in_mni: bool | None = None,
+    known: dict | None = None,  # as in `choose_detector`
 ) -> Plan:
     "Load the weights and what was measured for them."
-    if seeds < 1:
-        raise ValueError(f"seeds {seeds}: give 1 or more")
+    check_whole("seeds", seeds)
     _check_device(device)
-    detector, settings, weights = choose_detector(weights, chain, device)
+    detector, settings, weights = choose_detector(weights, chain, device, known)
     s, levels = detector.stage_settings(**settings), parse_levels(slices)
-    depends, target = dict(coarse=s["coarse"], likelihood=s["likelihood"]), s.get("healthy_fpr", PAPER.healthy_fpr)
-    masking = _threshold(detector, "likelihood", depends, target) or "p95"
+    target = s.get("healthy_fpr", PAPER.healthy_fpr)
+    masking = _threshold(detector, "likelihood", detector.mask_depends(s), target) or "p95"
     record = plain_settings(dict(detector.depends(s, masking), method=detector.method))
     threshold = _threshold(detector, "map", record)
     measured = Calibrated(masking, threshold, read_healthy_scores(weights, record | dict(seeds=seeds)))
@@ -163,16 +165,28 @@ def make_plan(
     )
 
 # %% ../../nbs/scans/plan.ipynb #b866003e
+def _stored_scores(weights: Path) -> list:
+    "Entries of the scores beside weights; none if they were measured with other weights."
+    path = weights.with_suffix(".scores.json")
+    if not path.is_file():
+        return []
+    stored = read_json(path)
+    try:
+        made_for, entries = stored["weights"], stored["entries"]
+        sound = all(isinstance(e["settings"], dict) and np.isfinite(e["scores"]).all() and e["from"] for e in entries)
+    except (TypeError, KeyError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path}: damaged, or no file of healthy scores; measure them again, or remove it")
+    return entries if made_for == sha256(weights) else []
+
+
 def read_healthy_scores(
     weights: str,  # as in `load_ddpm`
     record: dict,  # `Plan.record` and `seeds`
 ) -> dict:  # `scores`, rising, and what they are `from`; empty: not measured
     "Scores of healthy slices that are stored beside weights."
-    path = find_weights(weights)
-    stored = read_json(path.with_suffix(".scores.json"))
-    if not stored or stored["weights"] != sha256(path):
-        return {}
-    entries = (entry for entry in stored["entries"] if entry["settings"] == record)
+    entries = (entry for entry in _stored_scores(find_weights(weights)) if entry["settings"] == record)
     return next(({"scores": entry["scores"], "from": entry["from"]} for entry in entries), {})
 
 
@@ -184,12 +198,10 @@ def write_healthy_scores(
 ) -> Path:
     "Store scores of healthy slices beside the weights; those of other settings stay."
     path = find_weights(weights)
-    file = path.with_suffix(".scores.json")
-    stored, kept = read_json(file) or {}, []
-    if stored.get("weights") == sha256(path):
-        kept = [e for e in stored.get("entries", []) if e["settings"] != record]
+    kept = [e for e in _stored_scores(path) if e["settings"] != record]
     entry = {"settings": record, "from": what, "scores": sorted(round(float(s), 6) for s in scores)}
-    return write_json(file, dict(weights=sha256(path), **provenance(), entries=[*kept, entry]))
+    made = dict(weights=sha256(path), **provenance(), entries=[*kept, entry])
+    return write_json(path.with_suffix(".scores.json"), made)
 
 # %% ../../nbs/scans/plan.ipynb #0220fa8e
 def find_anomalies(

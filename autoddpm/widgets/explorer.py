@@ -26,7 +26,7 @@ from scipy import ndimage
 
 from ..data import read_slice
 from ..ddpm import DDPM
-from ..detect import CHAINS, AutoDDPM, autoddpm_settings, find_threshold
+from ..detect import CHAINS, AutoDDPM, autoddpm_settings
 from ..figures import SIDES, TRUTH, draw_image, map_limits, mark_sides, stamp
 from ..mask import anomaly_likelihood, anomaly_mask, coarse_pass
 from ..phantom import add_lesion, smooth_field
@@ -169,9 +169,8 @@ def choose_threshold(
     if isinstance(choice.threshold, (int, float)):
         return float(choice.threshold), "by hand"
     if choice.threshold is None:
-        coarse_and_distance = {k: choice.settings[k] for k in ("coarse", "likelihood")}
         try:
-            return find_threshold(detector.calibration, "likelihood", coarse_and_distance), "calibrated"
+            return detector.mask_threshold(choice.settings), "calibrated"
         except ValueError:
             pass  # no calibration for these settings
     return likelihood.flatten().quantile(0.95).item(), "95th percentile"
