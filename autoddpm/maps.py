@@ -131,7 +131,7 @@ def coarse_settings(
     "Arguments of `CoarseAutoDDPM`; the defaults were chosen on training subjects."
     again = resample_settings(noise_level_inpaint, inpaint_levels, resample_steps)
     check_number("mm", mm)
-    check_number("contrast", contrast, high=1)
+    check_number("contrast", contrast)
     check_number("healthy_fpr", healthy_fpr, high=1)
     likelihood = dict(mm=mm, contrast=contrast)
     return dict(
