@@ -444,7 +444,14 @@ def _run_notebook(name, out, parameters, quiet):
         raise FileNotFoundError(f"{notebook}: the notebooks belong to a clone of the repository; run it there")
     out.mkdir(parents=True, exist_ok=True)
     try:
-        execute_notebook(notebook, out / f"{name}.ipynb", parameters, cwd=notebook.parent, progress_bar=not quiet)
+        execute_notebook(
+            notebook,
+            out / f"{name}.ipynb",
+            parameters,
+            cwd=notebook.parent,
+            progress_bar=not quiet,
+            extra_arguments=["--log-level=ERROR"],  # of the kernel
+        )
     except PapermillExecutionError as error:
         raise ValueError(f"{error.evalue} ({out / name}.ipynb shows where)") from error
 

@@ -9,6 +9,7 @@ __all__ = ['unseen_slices', 'slices_needed', 'calibrate_weights']
 import csv
 import math
 import os
+import warnings
 from pathlib import Path
 
 from ..calibrate import calibrate, write_calibration
@@ -86,6 +87,12 @@ def calibrate_weights(
         seen = f", {len(found) - len(data)} more were trained on" if len(data) < len(found) else ""
         raise ValueError(
             f"{healthy}: {len(data)} healthy slices{seen}; a threshold at {100 * target:g} % takes {needed} at least"
+        )
+    if len(data) < 2 * needed:
+        warnings.warn(
+            f"{len(data)} healthy slices: with so few, a threshold keeps its promise by marking next to nothing; "
+            "100 or more come near the share that is allowed",
+            stacklevel=2,
         )
     images = data.images()
     entries = _calibrate(detector, images, settings, batch_size, progress)
