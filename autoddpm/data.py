@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'HOW', 'check_images', 'scale_slice', 'read_npy', 'read_slice', 'read_mask', 'read_h5', 'h5_facts',
            'square_box', 'box_mask', 'Slice', 'Entry', 'SliceDataset', 'read_excluded', 'excluded_reason',
-           'fastmri_table', 'load_dataset', 'healthy_slices', 'people', 'split_by_subject', 'lesioned_slices']
+           'fastmri_table', 'load_dataset', 'people', 'healthy_slices', 'split_by_subject', 'lesioned_slices']
 
 # %% ../nbs/02_data.ipynb #7d7fb989
 import hashlib
@@ -666,26 +666,6 @@ def load_dataset(
     return SliceDataset(name, place, split, entries, name == "simulated", sieve.met)
 
 # %% ../nbs/02_data.ipynb #eeafd14b
-def healthy_slices(
-    data: SliceDataset,
-) -> SliceDataset:  # without those that have a lesion in their mask
-    "The slices of a set that can pass as healthy; a slice without a mask does."
-
-    def ill(e):
-        return bool(e.boxes) or (
-            e.mask_path and read_mask(data.root / e.mask_path, like=data.root / e.path).any().item()
-        )
-
-    entries = [e for e in data.entries if not ill(e)]
-    if left_out := len(data) - len(entries):
-        warnings.warn(
-            f"{data.root}: {left_out} of {len(data)} slices have a lesion in their mask; left out", stacklevel=2
-        )
-    if not entries:
-        raise ValueError(f"{data.root}: no healthy slice in it; give a folder of healthy subjects")
-    return SliceDataset(data.name, data.root, data.split, entries, data.simulated, data.excluded)
-
-
 def people(
     data: SliceDataset,
 ) -> list:  # of text, one per slice
@@ -695,14 +675,34 @@ def people(
     return [e.subject if e.subject.startswith("sub-") else p[common] for e, p in zip(data.entries, parts)]
 
 
+def healthy_slices(
+    data: SliceDataset,
+) -> SliceDataset:  # without those that have a lesion in their mask; of a folder, with the subjects of `people`
+    "The slices of a set that can pass as healthy; a slice without a mask does."
+
+    def ill(e):
+        return bool(e.boxes) or (
+            e.mask_path and read_mask(data.root / e.mask_path, like=data.root / e.path).any().item()
+        )
+
+    whose = people(data) if data.name == "folder" else data.subjects
+    entries = [replace(e, subject=name) for e, name in zip(data.entries, whose) if not ill(e)]
+    if left_out := len(data) - len(entries):
+        warnings.warn(
+            f"{data.root}: {left_out} of {len(data)} slices have a lesion in their mask; left out", stacklevel=2
+        )
+    if not entries:
+        raise ValueError(f"{data.root}: no healthy slice in it; give a folder of healthy subjects")
+    return SliceDataset(data.name, data.root, data.split, entries, data.simulated, data.excluded)
+
+
 def split_by_subject(
     data: SliceDataset,
     seed: int,
     share: float = 0.1,  # of the subjects to hold out, one at least
 ) -> tuple:  # (`SliceDataset` to train on, and to validate on)
     "Two sets of different people."
-    whose = people(data)
-    drawn = sorted(set(whose), key=lambda name: hashlib.sha256(os.fsencode(f"{seed}:split:{name}")).digest())
+    drawn = sorted(set(data.subjects), key=lambda name: hashlib.sha256(os.fsencode(f"{seed}:split:{name}")).digest())
     if len(drawn) < 2:
         raise ValueError(
             f"{data.root}: slices of one subject ({drawn[0]}), which cannot be split; add others, or give slices to "
@@ -711,7 +711,7 @@ def split_by_subject(
     held_out = set(drawn[: max(1, round(share * len(drawn)))])
 
     def part(split, inside):
-        entries = [e for e, name in zip(data.entries, whose) if (name in held_out) == inside]
+        entries = [e for e in data.entries if (e.subject in held_out) == inside]
         return SliceDataset(data.name, data.root, split, entries, data.simulated)
 
     return part("train", False), part("val", True)

@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .config import PAPER, provenance, sha256
-from .data import SliceDataset, check_images, healthy_slices, load_dataset, people, split_by_subject
+from .data import SliceDataset, check_images, healthy_slices, load_dataset, split_by_subject
 from .ddpm import DDPM, load_ddpm
 from .output import whole
 from .unet import UNet, save_checkpoint
@@ -443,7 +443,10 @@ def training_sets(
     if val:
         held_out, how = healthy_slices(load_dataset("folder", root=val)), f"validated on {val}"
         _check_apart(train, held_out)
-    counts = [f"{len(s)} slices of {len(set(people(s)))} subjects" for s in (train, held_out)]
+    counts = [
+        f"{len(s)} slices of {len(set(s.subjects))} subject{'s' * (len(set(s.subjects)) > 1)}"
+        for s in (train, held_out)
+    ]
     name = f"{'SIMULATED ' if train.simulated else ''}{train.name}"
     return train, held_out, f"{name}: {counts[0]} to train on, {counts[1]} to validate on ({how})"
 

@@ -84,7 +84,7 @@ def test_a_folder_is_split_by_subject_and_the_split_is_kept(box, tmp_path):
     finally:
         os.umask(before)
     assert code == 0, said
-    assert "18 slices of 9 subjects to train on, 2 slices of 1 subjects to validate on" in said
+    assert "18 slices of 9 subjects to train on, 2 slices of 1 subject to validate on" in said
     split = pd.read_csv(out / "split.csv")
     whose = split.path.str.split("/").str[0].groupby(split.split).agg(set)
     assert not whose["train"] & whose["val"]
@@ -149,7 +149,8 @@ def test_uncalibrated_weights_mask_alike_in_detect_and_evaluate(box, tmp_path, m
     assert "| autoddpm | mine " in said and "takes the upper 5 % of each slice" in said
     assert Path("measured/eval.ipynb").is_file() and Path("measured/results.csv").is_file()
     masking = [
-        json.loads(path.read_text())["settings"]["masking_threshold"] for path in Path("measured").rglob("record.json")
+        json.loads(path.read_text())["settings"]["masking_threshold"]
+        for path in Path("measured").glob("stages/*/*/provenance.json")
     ]
     assert set(masking) == {"p95"}
     code, said = autoddpm("evaluate", "folder", "--root", "cases", "--out", "wrong", "-p", "stirps", 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..calibrate import calibrate, write_calibration
 from ..config import PAPER, progress_bar, sha256, weights_root
-from ..data import SliceDataset, healthy_slices, load_dataset, people
+from ..data import SliceDataset, healthy_slices, load_dataset
 from ..ddpm import find_weights
 from .plan import choose_detector, make_plan, score_healthy, write_healthy_scores
 
@@ -96,7 +96,7 @@ def calibrate_weights(
         )
     images = data.images()
     entries = _calibrate(detector, images, settings, batch_size, progress)
-    facts = dict(dataset=data.name, fingerprint=data.fingerprint, subjects=len(set(people(data))))
+    facts = dict(dataset=data.name, fingerprint=data.fingerprint, subjects=len(set(data.subjects)))
     file = write_calibration(str(path), entries, **facts)
     plan = make_plan(str(path), chain, device=device)
     scores = score_healthy(plan, images, progress)
