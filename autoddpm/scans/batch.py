@@ -355,7 +355,7 @@ def detect_scans(
     plan, out = make_plan(weights, chain, slices, device, seeds, in_mni, threshold), Path(out)
     if plan.levels != [LEVEL] and state.is_main_process:
         warnings.warn(OFF_LEVEL, stacklevel=2)
-    if plan.uncalibrated and state.is_main_process:
+    if plan.uncalibrated and isinstance(chain, str) and state.is_main_process:
         warnings.warn(plan.uncalibrated, stacklevel=2)
     scans, passed = list_scans([paths] if isinstance(paths, (str, Path)) else paths, out)
     if not scans:
@@ -401,7 +401,7 @@ def summary(
         + (f"; {len(bad)} skipped:" if len(bad) else "")
     ]
     counts = Counter(bad.reason).most_common(10)
-    lines += [f"{n:6} x {reason}" for reason, n in counts]
+    lines += [f"{n:6} x {reason} ({'first: ' * (n > 1)}{bad.id[bad.reason == reason].iloc[0]})" for reason, n in counts]
     if (more := bad.reason.nunique() - len(counts)) > 0:
         lines.append(f"       and {more} other reasons, in scores.csv")
     if passed := tell_passed(table.attrs.get("passed_over", {})):
