@@ -606,10 +606,13 @@ HOW = {
 _LIST = dict(ixi=_list_ixi, atlas=_list_bids, fastmri=_list_fastmri, folder=_list_folder, simulated=_list_bids)
 
 
+def _is_prepared(folder):
+    return all((folder / name).exists() for name in ("index.csv", "records", "slices"))
+
+
 def _slices_of(folder):
     "The slices in what `autoddpm prepare` wrote, whose pictures are no scans; any other folder as it is."
-    made = all((folder / name).exists() for name in ("index.csv", "records", "slices"))
-    return folder / "slices" if made else folder
+    return folder / "slices" if _is_prepared(folder) else folder
 
 
 def _simulated_root():
@@ -670,7 +673,10 @@ def people(
     data: SliceDataset,
 ) -> list:  # of text, one per slice
     "Whom each slice of a folder shows: the subject of a BIDS name, or else the first part of the path that differs."
-    parts = [e.id.split("__") for e in data.entries]
+    index = data.root.parent / "index.csv"  # of `autoddpm prepare`: where each slice comes from
+    made = data.root.name == "slices" and _is_prepared(data.root.parent)
+    sources = dict(_read_table(index, dtype=str)[["id", "source"]].to_numpy()) if made else {}
+    parts = [sources.get(e.id.removesuffix("_z23"), e.id.replace("__", "/")).split("/") for e in data.entries]
     common = len(os.path.commonprefix([p[:-1] for p in parts]))
     return [e.subject if e.subject.startswith("sub-") else p[common] for e, p in zip(data.entries, parts)]
 
