@@ -598,7 +598,7 @@ HOW = {
     "as data/README.md says",
     "fastmri": "register for fastMRI (fastmri.med.nyu.edu) and get the fastMRI+ labels "
     "(github.com/microsoft/fastmri-plus), as data/README.md says",
-    "folder": "give root=, the folder with your PNG, NPY or NIfTI files",
+    "folder": "give root= (--root in a shell), the folder with your PNG, NPY or NIfTI files",
     "simulated": "restore data/simulated from the repository, or write a cohort with autoddpm.phantom.write_cohort",
 }
 

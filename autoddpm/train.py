@@ -414,14 +414,12 @@ def new_ddpm(
 # %% ../nbs/07_train.ipynb #eaf43052
 def _check_apart(train: SliceDataset, val: SliceDataset):
     "No person in both folders, as far as names and contents say."
-    same = sorted({s for s in {*train.subjects} & {*val.subjects} if s.startswith("sub-")})
+    same = sorted({f"{s} is a subject" for s in {*train.subjects} & {*val.subjects} if s.startswith("sub-")})
     known = {sha256(train.root / e.path): e.path for e in train.entries}
     again = [f"{e.path} is {known[digest]}" for e in val.entries if (digest := sha256(val.root / e.path)) in known]
-    if same or again:
-        raise ValueError(
-            f"{val.root}: {(same or again)[0]}{f' and {n - 1} more' if (n := len(same or again)) > 1 else ''} of "
-            f"{train.root}; leave each subject in one of them"
-        )
+    if found := same or again:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise ValueError(f"{val.root}: {found[0]} of {train.root}{more}; leave each subject in one of them")
 
 
 def training_sets(
