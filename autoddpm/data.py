@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'HOW', 'check_images', 'scale_slice', 'read_npy', 'read_slice', 'read_mask', 'read_h5', 'h5_facts',
            'square_box', 'box_mask', 'Slice', 'Entry', 'SliceDataset', 'read_excluded', 'excluded_reason',
-           'fastmri_table', 'load_dataset', 'lesioned_slices']
+           'fastmri_table', 'load_dataset', 'people', 'healthy_slices', 'split_by_subject', 'lesioned_slices']
 
 # %% ../nbs/02_data.ipynb #7d7fb989
 import hashlib
@@ -598,12 +598,21 @@ HOW = {
     "as data/README.md says",
     "fastmri": "register for fastMRI (fastmri.med.nyu.edu) and get the fastMRI+ labels "
     "(github.com/microsoft/fastmri-plus), as data/README.md says",
-    "folder": "give root=, the folder with your PNG, NPY or NIfTI files",
+    "folder": "give root= (--root in a shell), the folder with your PNG, NPY or NIfTI files",
     "simulated": "restore data/simulated from the repository, or write a cohort with autoddpm.phantom.write_cohort",
 }
 
 
 _LIST = dict(ixi=_list_ixi, atlas=_list_bids, fastmri=_list_fastmri, folder=_list_folder, simulated=_list_bids)
+
+
+def _is_prepared(folder):
+    return all((folder / name).exists() for name in ("index.csv", "records", "slices"))
+
+
+def _slices_of(folder):
+    "The slices in what `autoddpm prepare` wrote, whose pictures are no scans; any other folder as it is."
+    return folder / "slices" if _is_prepared(folder) else folder
 
 
 def _simulated_root():
@@ -634,6 +643,8 @@ def load_dataset(
         if name == "simulated"
         else data_root() / name
     )
+    if name == "folder":
+        place = _slices_of(place)
     here = place.is_dir() and (name != "folder" or root is not None)
     if source == "simulated" and name != "simulated":
         place, name, here = _simulated_root(), "simulated", _simulated_root().is_dir()
@@ -656,6 +667,60 @@ def load_dataset(
         more = ", ..." if len(sieve.met) > 5 else ""
         warnings.warn(f"{name}, split {split}: {len(sieve.met)} left out by excluded.csv: {first}{more}", stacklevel=2)
     return SliceDataset(name, place, split, entries, name == "simulated", sieve.met)
+
+# %% ../nbs/02_data.ipynb #eeafd14b
+def people(
+    data: SliceDataset,
+) -> list:  # of text, one per slice
+    "Whom each slice of a folder shows: the subject of a BIDS name, or else the first part of the path that differs."
+    index = data.root.parent / "index.csv"  # of `autoddpm prepare`: where each slice comes from
+    made = data.root.name == "slices" and _is_prepared(data.root.parent)
+    sources = dict(_read_table(index, dtype=str)[["id", "source"]].to_numpy()) if made else {}
+    parts = [sources.get(e.id.removesuffix("_z23"), e.id.replace("__", "/")).split("/") for e in data.entries]
+    common = len(os.path.commonprefix([p[:-1] for p in parts]))
+    return [e.subject if e.subject.startswith("sub-") else p[common] for e, p in zip(data.entries, parts)]
+
+
+def healthy_slices(
+    data: SliceDataset,
+) -> SliceDataset:  # without those that have a lesion in their mask; of a folder, with the subjects of `people`
+    "The slices of a set that can pass as healthy; a slice without a mask does."
+
+    def ill(e):
+        return bool(e.boxes) or (
+            e.mask_path and read_mask(data.root / e.mask_path, like=data.root / e.path).any().item()
+        )
+
+    whose = people(data) if data.name == "folder" else data.subjects
+    entries = [replace(e, subject=name) for e, name in zip(data.entries, whose) if not ill(e)]
+    if left_out := len(data) - len(entries):
+        warnings.warn(
+            f"{data.root}: {left_out} of {len(data)} slices have a lesion in their mask; left out", stacklevel=2
+        )
+    if not entries:
+        raise ValueError(f"{data.root}: no healthy slice in it; give a folder of healthy subjects")
+    return SliceDataset(data.name, data.root, data.split, entries, data.simulated, data.excluded)
+
+
+def split_by_subject(
+    data: SliceDataset,
+    seed: int,
+    share: float = 0.1,  # of the subjects to hold out, one at least
+) -> tuple:  # (`SliceDataset` to train on, and to validate on)
+    "Two sets of different people."
+    drawn = sorted(set(data.subjects), key=lambda name: hashlib.sha256(os.fsencode(f"{seed}:split:{name}")).digest())
+    if len(drawn) < 2:
+        raise ValueError(
+            f"{data.root}: slices of one subject ({drawn[0]}), which cannot be split; add others, or give slices to "
+            "validate on in a folder of their own (--val)"
+        )
+    held_out = set(drawn[: max(1, round(share * len(drawn)))])
+
+    def part(split, inside):
+        entries = [e for e in data.entries if (e.subject in held_out) == inside]
+        return SliceDataset(data.name, data.root, split, entries, data.simulated)
+
+    return part("train", False), part("val", True)
 
 # %% ../nbs/02_data.ipynb #6361e381
 def lesioned_slices(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAY_CHANGE', 'NETWORKS', 'TrainSettings', 'rate_factor', 'random_affine', 'random_contrast', 'augment',
            'batch_indices', 'validation_levels', 'validation_loss', 'Training', 'tracker', 'read_log', 'write_log',
-           'fit', 'new_ddpm', 'train']
+           'fit', 'new_ddpm', 'training_sets', 'train']
 
 # %% ../nbs/07_train.ipynb #c8f91ccd
 import contextlib
@@ -21,8 +21,8 @@ from accelerate import Accelerator
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .config import PAPER, provenance
-from .data import check_images, load_dataset
+from .config import PAPER, provenance, sha256
+from .data import SliceDataset, check_images, healthy_slices, load_dataset, split_by_subject
 from .ddpm import DDPM, load_ddpm
 from .output import whole
 from .unet import UNet, save_checkpoint
@@ -415,24 +415,70 @@ def new_ddpm(
     unet.load_state_dict(ready.state_dict())
     return DDPM(unet, **known)
 
+# %% ../nbs/07_train.ipynb #eaf43052
+def _check_apart(train: SliceDataset, val: SliceDataset):
+    "No person in both folders, as far as names and contents say."
+    same = sorted({f"{s} is a subject" for s in {*train.subjects} & {*val.subjects} if s.startswith("sub-")})
+    known = {sha256(train.root / e.path): e.path for e in train.entries}
+    again = [f"{e.path} is {known[digest]}" for e in val.entries if (digest := sha256(val.root / e.path)) in known]
+    if found := same or again:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise ValueError(f"{val.root}: {found[0]} of {train.root}{more}; leave each subject in one of them")
+
+
+def training_sets(
+    dataset: str,  # name of a set with the splits train and val, or "folder", which is split by subject
+    source: str = "auto",  # auto: the real set if present, else the simulated cohort; real; simulated
+    root=None,  # folder of the set; None: its default place
+    val=None,  # folder of slices to validate on, instead of those of the set
+    seed: int = 0,  # of the split of a folder
+) -> tuple:  # (`SliceDataset` to train on, to validate on, sentence on both)
+    "Slices of different subjects to train and to validate on."
+    if dataset != "folder":
+        train = load_dataset(dataset, root=root, split="train", source=source)
+        held_out = None if val else load_dataset(dataset, root=root, split="val", source=source)
+        how = "the split of the set"
+    else:
+        train, how = healthy_slices(load_dataset("folder", root=root)), f"split by subject with seed {seed}"
+        if not val:
+            train, held_out = split_by_subject(train, seed)
+    if val:
+        held_out, how = healthy_slices(load_dataset("folder", root=val)), f"validated on {val}"
+        _check_apart(train, held_out)
+    counts = [
+        f"{len(s)} slices of {len(set(s.subjects))} subject{'s' * (len(set(s.subjects)) > 1)}"
+        for s in (train, held_out)
+    ]
+    name = f"{'SIMULATED ' if train.simulated else ''}{train.name}"
+    return train, held_out, f"{name}: {counts[0]} to train on, {counts[1]} to validate on ({how})"
+
+
+def _write_split(out_dir, train: SliceDataset, held_out: SliceDataset):
+    "Which file serves for what."
+    with whole(Path(out_dir) / "split.csv") as part, open(part, "w", newline="", encoding="utf-8") as f:
+        rows = csv.writer(f)
+        rows.writerow(["split", "sha256", "path"])
+        for name, data in (("train", train), ("val", held_out)):
+            rows.writerows([name, sha256(data.root / e.path), e.path] for e in data.entries)
+
 # %% ../nbs/07_train.ipynb #7c1e5a04
 def train(
-    dataset: str,  # name of a set with the splits train and val
+    sets: tuple,  # of `training_sets`
     out_dir,  # folder of the training; one that is already there is resumed
     settings: TrainSettings,
     model: DDPM,  # as from `new_ddpm`
-    source: str = "auto",  # auto: the real set if present, else the simulated cohort; real; simulated
-    root=None,  # folder of the set; None: its default place
     start: str = "",  # what the model started from, for the record
     **options,  # wandb_mode, progress of `fit`
 ) -> Path:  # best.safetensors
-    "The best weights of a training on a data set, given by name."
-    sets = [load_dataset(dataset, root=root, split=split, source=source) for split in ("train", "val")]
+    "The best weights of a training on a data set."
+    train, held_out, _ = sets
+    if not (Path(out_dir) / "split.csv").is_file():
+        _write_split(out_dir, train, held_out)
     facts = dict(
-        dataset=sets[0].name,
-        simulated=sets[0].simulated,
-        train=sets[0].fingerprint,
-        validation=sets[1].fingerprint,
+        dataset=train.name,
+        simulated=train.simulated,
+        train=train.fingerprint,
+        validation=held_out.fingerprint,
         start=start or "scratch",
     )
-    return fit(model, *(s.images() for s in sets), settings, out_dir, **options, **facts)
+    return fit(model, train.images(), held_out.images(), settings, out_dir, **options, **facts)

@@ -346,15 +346,18 @@ def detect_scans(
     in_mni: bool | None = None,  # volumes lie in MNI space; None: as header or name say
     workers: int = 0,  # processes that preprocess; 0: this one
     progress: bool = True,
+    threshold: float | None = None,  # of the map, for the mask that is written; None: the calibrated one
     known: dict | None = None,  # what the file of the weights does not say, as in `load_checkpoint`
 ) -> pd.DataFrame:  # one row per scan; `attrs["passed_over"]` counts what was no scan by its name or content
     "From scans to anomaly maps on disk; started again, it goes on where it was stopped."
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # ranks wait for each other at the end only
     if device == "cuda" and state.num_processes > 1:
         device = str(state.device)
-    plan, out = make_plan(weights, chain, slices, device, seeds, in_mni, known), Path(out)
+    plan, out = make_plan(weights, chain, slices, device, seeds, in_mni, threshold, known), Path(out)
     if plan.levels != [LEVEL] and state.is_main_process:
         warnings.warn(OFF_LEVEL, stacklevel=2)
+    if plan.uncalibrated and isinstance(chain, str) and state.is_main_process:
+        warnings.warn(plan.uncalibrated, stacklevel=2)
     scans, passed = list_scans([paths] if isinstance(paths, (str, Path)) else paths, out)
     if not scans:
         rest = f" ({tell_passed(passed)} passed over)" if passed else ""
@@ -366,7 +369,12 @@ def detect_scans(
     each = max(1, batch_size // len(plan.levels))  # scans
     groups = [scans[k : k + each] for k in range(0, len(scans), each)][state.process_index :: state.num_processes]
     facts = provenance(
-        weights=plan.detector.identity, settings=plan.record, seeds=seeds, threshold=plan.threshold, notes=plan.notes
+        weights=plan.detector.identity,
+        settings=plan.record,
+        seeds=seeds,
+        threshold=plan.threshold,
+        by_hand=plan.by_hand,
+        notes=plan.notes,
     )
     _run_groups(groups, out, plan, facts, batch_size, workers, progress and state.is_local_main_process)
     state.wait_for_everyone()
@@ -394,7 +402,7 @@ def summary(
         + (f"; {len(bad)} skipped:" if len(bad) else "")
     ]
     counts = Counter(bad.reason).most_common(10)
-    lines += [f"{n:6} x {reason}" for reason, n in counts]
+    lines += [f"{n:6} x {reason} ({'first: ' * (n > 1)}{bad.id[bad.reason == reason].iloc[0]})" for reason, n in counts]
     if (more := bad.reason.nunique() - len(counts)) > 0:
         lines.append(f"       and {more} other reasons, in scores.csv")
     if passed := tell_passed(table.attrs.get("passed_over", {})):

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import PAPER, check_whole, progress_bar, provenance, sha256, write_json
+from ..config import check_whole, progress_bar, provenance, sha256, write_json
 from ..ddpm import find_weights, load_ddpm
 from ..dependencies import module_hashes
-from ..detect import AutoDDPM, chain_settings, find_threshold, plain_settings
+from ..detect import CHAINS, AutoDDPM, chain_settings, find_threshold, plain_settings
 from ..find import short_hash
 from ..maps import CoarseAutoDDPM
 from .preprocess import MNI_AFFINE, MNI_SHAPE, mni_template
@@ -63,7 +63,9 @@ class Plan(Calibrated):
     levels: list
     seeds: int
     in_mni: bool | None
+    by_hand: bool = False  # the threshold of the map
     notes: list = field(default_factory=list)
+    uncalibrated: str = ""  # what is done for want of a calibration
 
     @property
     def request(self) -> str:
@@ -72,9 +74,9 @@ class Plan(Calibrated):
         return short_hash(json.dumps([*chosen, self.detector.identity, _code()], sort_keys=True, default=str))
 
 
-def _threshold(detector, what, settings, target=PAPER.healthy_fpr):
+def _threshold(detector, what, settings):
     try:
-        value = find_threshold(detector.calibration, what, settings, target)
+        value = find_threshold(detector.calibration, what, settings)
     except ValueError:
         return None
     return value if np.isfinite(value) else None
@@ -86,11 +88,29 @@ _NO_MASKING = (
 )
 _NO_THRESHOLD = (
     "No threshold of the map was calibrated for these weights and settings: no mask is written. "
-    "Calibrate on healthy slices (nbs/13_calibrate.ipynb)."
+    "Calibrate on healthy slices (autoddpm calibrate), or give a threshold by hand."
 )
+_BY_HAND = "The threshold of the mask was given by hand: nothing is known of the healthy pixels above it."
 
 
-def _notes(calibrated, levels, seeds):
+def _uncalibrated(calibrated, weights, chain):
+    "What is done instead, for weights that nobody has calibrated for a chain, in one sentence; empty: nothing."
+    said = {
+        "the mask that is repaired takes the upper 5 % of each slice": calibrated.masking == "p95",
+        "no mask is written (--threshold X sets one by hand)": calibrated.threshold is None,
+        "scores have no percentile": not calibrated.healthy,
+    }
+    if calibrated.masking != "p95" and calibrated.threshold is not None:
+        return ""
+    instead = ", ".join(what for what, applies in said.items() if applies)
+    own = f" --chain {chain}" if isinstance(chain, str) and chain else ""
+    return (
+        f"{weights}: not calibrated for this chain, so {instead}; "
+        f"`autoddpm calibrate {weights} --healthy DIR{own}` mends that"
+    )
+
+
+def _notes(calibrated, levels, seeds, by_hand=False):
     "What a reader of the results has to know."
     several = f"Maps are means over {seeds} seeds; the threshold was calibrated on single maps."
     no_scores = (
@@ -100,7 +120,8 @@ def _notes(calibrated, levels, seeds):
     said = {
         _NO_MASKING: calibrated.masking == "p95",
         _NO_THRESHOLD: calibrated.threshold is None,
-        several: calibrated.threshold is not None and seeds > 1,
+        _BY_HAND: by_hand,
+        several: calibrated.threshold is not None and not by_hand and seeds > 1,
         no_scores: not calibrated.healthy,
         OFF_LEVEL: levels != [LEVEL],
     }
@@ -129,6 +150,8 @@ def choose_detector(
     if chain == "best":
         weights = weights or "ixi-simplex"
         return CoarseAutoDDPM.from_pretrained(weights, device=device, **known), {}, weights
+    if isinstance(chain, str) and chain not in CHAINS:
+        raise ValueError(f"chain {chain!r}: choose one of best, {', '.join(CHAINS)}")
     weights = weights or "ixi"
     settings = chain_settings(chain) if isinstance(chain, str) else chain
     return AutoDDPM.from_pretrained(weights, device, **known), settings, weights
@@ -141,18 +164,21 @@ def make_plan(
     device: str = "cpu",
     seeds: int = 1,  # maps of so many seeds are averaged
     in_mni: bool | None = None,
+    threshold: float | None = None,  # of the map, for the mask that is written; None: the calibrated one
     known: dict | None = None,  # as in `choose_detector`
 ) -> Plan:
     "Load the weights and what was measured for them."
+    if threshold is not None and not 0 < threshold < np.inf:
+        raise ValueError(f"threshold {threshold}: give a number above 0, as in the scale of the anomaly map")
     check_whole("seeds", seeds)
     _check_device(device)
     detector, settings, weights = choose_detector(weights, chain, device, known)
     s, levels = detector.stage_settings(**settings), parse_levels(slices)
-    target = s.get("healthy_fpr", PAPER.healthy_fpr)
-    masking = _threshold(detector, "likelihood", detector.mask_depends(s), target) or "p95"
+    masking = detector.mask_threshold_or_p95(s)
     record = plain_settings(dict(detector.depends(s, masking), method=detector.method))
-    threshold = _threshold(detector, "map", record)
-    measured = Calibrated(masking, threshold, read_healthy_scores(weights, record | dict(seeds=seeds)))
+    by_hand = threshold is not None
+    level = threshold if by_hand else _threshold(detector, "map", record)
+    measured = Calibrated(masking, level, read_healthy_scores(weights, record | dict(seeds=seeds)))
     return Plan(
         **vars(measured),
         detector=detector,
@@ -161,7 +187,9 @@ def make_plan(
         levels=levels,
         seeds=seeds,
         in_mni=in_mni,
-        notes=_notes(measured, levels, seeds),
+        by_hand=by_hand,
+        notes=_notes(measured, levels, seeds, by_hand),
+        uncalibrated=_uncalibrated(measured, weights, chain),
     )
 
 # %% ../../nbs/scans/plan.ipynb #b866003e

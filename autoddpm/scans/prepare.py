@@ -546,6 +546,20 @@ def _same_twice(table):
     return table
 
 
+_COLOURS = dict(done="black", suspect="#d95f02", skipped="#a50f15")
+
+
+def _reason(row, font, width, lines=8):
+    "Why a scan was skipped, broken to fit a tile; it begins behind the path, which is not what is wrong."
+    shown, words = [""], row.reason.rsplit(f"{row.source}: ", 1)[-1].split()
+    for word in words:
+        while font.getlength(word) > width:
+            word = word[:-1]
+        line = f"{shown[-1]} {word}".strip()
+        shown = [*shown[:-1], line] if font.getlength(line) <= width else [*shown, word]
+    return "\n".join(shown if len(shown) <= lines else [*shown[: lines - 1], "..."])
+
+
 def contact_sheet(
     table: pd.DataFrame,  # of `prepare`
     out: Path,
@@ -553,20 +567,26 @@ def contact_sheet(
     tile: int = 120,  # pixels
     most: int = 1200,  # so many slices are shown; all lie in `quality`
 ) -> Image.Image:
-    "The slices on one picture, suspects first."
-    rows = table[table.status != "skipped"].sort_values("status", ascending=False, kind="stable").head(most)
+    "The slices on one picture: suspects first, then the reasons of those that were skipped, then the rest."
+    order = ["suspect", "skipped", "done"]
+    rows = table.sort_values("status", key=lambda status: status.map(order.index), kind="stable").head(most)
     sheet = Image.new("RGB", (columns * tile, max(1, -(-len(rows) // columns)) * (tile + 14)), "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 10)  # has letters of most scripts
     for k, row in enumerate(rows.itertuples()):
         x, y = k % columns * tile, k // columns * (tile + 14)
+        colour = _COLOURS[row.status]
+        pen.text((x + 4, y + tile), row.id[-20:], font=font, fill=colour)
+        if row.status == "skipped":
+            pen.rectangle((x + 4, y + 4, x + tile - 5, y + tile - 5), fill="#eeeeee")
+            pen.multiline_text((x + 8, y + 8), _reason(row, font, tile - 16), font=font, fill=colour)
+            continue
         plane = np.asarray(nib.load(_paths(Path(out), row)["slice"]).dataobj)[..., 0].T[::-1]
         picture = Image.fromarray((255 * plane).round().astype(np.uint8))
         picture.thumbnail((tile - 8, tile - 8))
         sheet.paste(picture, (x + (tile - picture.width) // 2, y + (tile - picture.height) // 2))
         if row.status == "suspect":
-            pen.rectangle((x + 1, y + 1, x + tile - 2, y + tile - 2), outline="#d95f02", width=3)
-        pen.text((x + 4, y + tile), row.id[-20:], font=font, fill="#d95f02" if row.status == "suspect" else "black")
+            pen.rectangle((x + 1, y + 1, x + tile - 2, y + tile - 2), outline=colour, width=3)
     return sheet
 
 

@@ -452,7 +452,7 @@ def suspicions(
     "The measures of a preprocessed slice that are out of bounds."
 
     def out(name, low, high):
-        return facts[name] is not None and not low <= facts[name] <= high
+        return facts[name] is not None and not low <= float(f"{facts[name]:.3g}") <= high  # of what is said
 
     return [
         f"{_MEANING[name]}: {name} {facts[name]:.3g}, expected {'at most' if np.isinf(low) else f'{low:g} to'} {high:g}"

@@ -294,6 +294,8 @@ def _listen(self: Panel):
 
 @patch
 def _uploaded(self: Panel) -> tuple:  # (image [1,H,W], name)
+    if not self.upload.value:
+        raise ValueError(NO_FILE)
     file = self.upload.value[0]
     return read_upload(file["name"], bytes(file["content"])), file["name"]
 
@@ -301,7 +303,9 @@ def _uploaded(self: Panel) -> tuple:  # (image [1,H,W], name)
 @patch
 def _at_path(self: Panel) -> tuple:  # (image [1,H,W], name)
     path = self.path.value.strip()
-    return read_slice(path), path
+    if not path:
+        raise ValueError(NO_FILE)
+    return read_slice(Path(path).expanduser()), path
 
 # %% ../../nbs/widgets/panel.ipynb #b4a97bfc
 @patch(as_prop=True)
@@ -490,8 +494,10 @@ def _open(self: Panel, read):  # function that gives (image, name)
     "Read a file, or say in a line what is wrong with it."
     try:
         self._own = read()
-    except (ValueError, OSError) as error:
-        self._own = one_line(error)  # said by every refresh until there is another file
+    except (ValueError, OSError, MemoryError) as error:
+        self._own = (
+            one_line(error) or "out of memory; close other programs"
+        )  # said by every refresh until there is another file
     self._soon()
 
 # %% ../../nbs/widgets/panel.ipynb #f440ccdb
