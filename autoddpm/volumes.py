@@ -8,6 +8,7 @@ __all__ = ['MOST_VOXELS', 'MOST_PIXELS', 'check_size', 'affine_mm', 'three_axes'
 
 # %% ../nbs/volumes.ipynb #a2414118
 import gzip
+import logging
 import math
 import re
 import zlib
@@ -110,6 +111,9 @@ _OTHER_CONTENT = {
 }
 
 
+_SILENT = logging.Logger("header", level=logging.CRITICAL + 1)
+
+
 @contextmanager
 def _opened(path):
     "A NIfTI file, unpacked if it is gzipped."
@@ -131,7 +135,9 @@ def _parse(file, where):
     block = file.read(nib.Nifti2Header.sizeof_hdr)
     for kind in (nib.Nifti1Header, nib.Nifti2Header):
         if kind.may_contain_header(block):
-            return kind(block[: kind.sizeof_hdr])
+            header = kind(block[: kind.sizeof_hdr], check=False)
+            header.check_fix(logger=_SILENT)  # raises what cannot be mended
+            return header
     for start, what in _OTHER_CONTENT.items():
         if block.startswith(start):
             raise ValueError(f"{where}: {what}")
@@ -210,8 +216,11 @@ def _read(path, lost="convert it from DICOM again"):
             raise EOFError("fewer voxels than the header says")
         if len(rest) == 1 << 20:
             raise ValueError(f"{path}: more data than its header says; export it again")
-        stored = ArrayProxy(BytesIO(data), (shape, dtype, 0, *header.get_slope_inter()))
-        return np.asarray(stored, dtype=np.float32).reshape(three_axes(shape, str(path))), affine_mm(header)
+        slope, inter = header.get_slope_inter()  # None, None: no scale
+        stored = ArrayProxy(BytesIO(data), (shape, dtype, 0, slope or 1.0, inter or 0.0))
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite values are refused later
+            array = np.asarray(stored, dtype=np.float32)
+        return array.reshape(three_axes(shape, str(path))), affine_mm(header)
 
 
 def check_volume(
