@@ -221,6 +221,71 @@ def _values(folder):
         *(Case(name, "done", same=True) for name in ("slope.nii.gz", "0 to 4095.nii.gz", "0 to 1.nii.gz")),
     ]
 
+# %% ../../nbs/scans/corpus.ipynb #c96d214f
+def _disguises(folder):
+    "The head in headers and files that say something else, in small or large."
+    head = (_GREY * make_head()).astype(np.int16)
+    plain, packed = ((folder / name).read_bytes() for name in ("plain.nii", "good.nii.gz"))
+    (folder / "plain named packed.nii.gz").write_bytes(plain)
+    (folder / "packed named plain.nii").write_bytes(packed)
+    save_head(folder / "axes of one.nii.gz", head[..., None, None])
+    save_head(folder / "complex.nii.gz", head.astype(np.complex64))
+    for name, unit, mm in (("metres", "meter", 1000), ("metres by mistake", "meter", 1), ("microns", "micron", 0.001)):
+        image = nib.Nifti1Image(head, np.diag([1 / mm] * 3 + [1]) @ HEAD_AFFINE)
+        image.set_sform(image.affine, 4)
+        image.header.set_xyzt_units(unit)
+        nib.save(image, folder / f"{name}.nii.gz")
+    fields = nib.Nifti1Header.template_dtype.fields
+    turned = save_head(folder / "turn a hair too long.nii", head[::-1, ::-1]).read_bytes()  # about the vertical axis
+    place = dict(zip(("qoffset_x", "qoffset_y", "qoffset_z"), HEAD_AFFINE @ [65, 77, 0, 1]))
+    for name, start, changed in (
+        ("turn a hair too long", turned, dict(sform_code=0, qform_code=4, quatern_d=1 + 1e-6, **place)),
+        ("other form broken", plain, dict(qform_code=1, quatern_b=np.nan)),
+        ("huge", plain, dict(dim=[3, 3000, 3000, 3000, 1, 1, 1, 1])),
+        ("pair", plain, dict(magic=b"ni1")),
+    ):
+        content = bytearray(start)
+        for field, value in changed.items():
+            dtype, at = fields[field][:2]
+            content[at : at + dtype.itemsize] = np.array(value, dtype.base).tobytes()
+        (folder / f"{name}.nii").write_bytes(content)
+    (folder / "pair.img").write_bytes(plain[352:])
+    write_frames(folder / "echoes" / "IM1", head, np.repeat(range(31), 2), [2.5, 5.0] * 31)
+    same = "plain named packed.nii.gz,packed named plain.nii,axes of one.nii.gz,metres.nii.gz,microns.nii.gz"
+    return [
+        *(
+            Case(name, "done", same=True)
+            for name in (*same.split(","), "other form broken.nii", "turn a hair too long.nii")
+        ),
+        Case("complex.nii.gz", "skipped", "complex numbers"),
+        Case("metres by mistake.nii.gz", "skipped", "not the size of a head"),
+        Case("huge.nii", "skipped", "3000 x 3000 x 3000 values"),
+        *(Case(f"pair.{ending}", "skipped", "half of a pair") for ending in ("nii", "img")),
+        Case("echoes", "skipped", "several kinds (by echo time)"),
+    ]
+
+
+def _other_masks(folder):
+    "Masks as programs store them, and one of the whole brain."
+    head = make_head()
+    ball = np.linalg.norm(np.stack(np.indices(head.shape), -1) - [25, 40, 32], axis=-1) < 4
+    for k, (name, mask, code) in enumerate(
+        (
+            ("almost one", ball * np.float32(0.99999994), 4),
+            ("almost zero", np.where(ball, 1, -7e-15), 4),
+            ("lost place", ball.astype(np.uint8), 0),
+            ("brain", (head > 0.3).astype(np.uint8), 4),
+        )
+    ):
+        save_head(folder / f"{name}.nii.gz", head * (1.5 + 0.1 * k))
+        save_head(folder / f"{name}_mask.nii.gz", mask, code=code)
+    return [
+        Case("almost one.nii.gz", "done"),
+        Case("almost zero.nii.gz", "done"),
+        Case("lost place.nii.gz", "skipped", "both form codes are 0", detect="done"),
+        Case("brain.nii.gz", "skipped", "is it a mask of the brain", detect="done"),
+    ]
+
 # %% ../../nbs/scans/corpus.ipynb #46a22688
 def _other_scans(folder):
     "Scans that are not T1w with thin slices."
@@ -275,4 +340,8 @@ def write_corpus(
 ) -> list:  # of `Case`
     "A folder of scans, good and bad."
     folder.mkdir(parents=True, exist_ok=True)
-    return [case for make in (_unreadable, _headers, _values, _other_scans, _masks_and_names) for case in make(folder)]
+    return [
+        case
+        for make in (_unreadable, _headers, _values, _other_scans, _masks_and_names, _disguises, _other_masks)
+        for case in make(folder)
+    ]

@@ -435,7 +435,7 @@ def _facts(volume, in_mni, plane, head, top, slice, registration):
         head_area=float(head.sum() / 100),
         median=float(np.median(plane[head])),
         coverage=float(inside[brain[:, :, _AXIAL] > 0.2].mean()),
-        thickest_voxel=float(max(nib.affines.voxel_sizes(volume.affine))),
+        thickest_voxel=round(float(max(nib.affines.voxel_sizes(volume.affine))), 4),  # 3.00000006 is 3
         top=top,
     )
 
