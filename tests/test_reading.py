@@ -129,3 +129,16 @@ def test_a_tar_member_that_is_too_large_is_not_read(tmp_path):
             file.truncate(512 + member.size + 1024)
         (item,), _ = list_items("ixi", tmp_path / f"{name}.tar", tmp_path / "out")
         assert told in prepare_item(item, tmp_path / f"{name}.tar", tmp_path / "out")["reason"]
+
+
+def test_a_mask_lies_where_its_scan_does(tmp_path):
+    ball = np.linalg.norm(np.stack(np.indices(HEAD.shape), -1) - [25, 40, 32], axis=-1) < 4
+    save_head(tmp_path / "a.nii.gz", HEAD)  # says that it lies in MNI space
+    save_head(tmp_path / "a_mask.nii.gz", ball.astype(np.uint8), code=1)  # does not
+    aside = HEAD_AFFINE + np.eye(4, k=3) * 9  # 9 mm to the side
+    save_head(tmp_path / "b.nii.gz", HEAD)
+    save_head(tmp_path / "b_mask.nii.gz", ball.astype(np.uint8), aside)
+    first, second = load_dataset("folder", root=tmp_path)[:1], load_dataset("folder", root=tmp_path)[1:]
+    assert 80 < first[0].mask.sum() < 160
+    with pytest.raises(ValueError, match="b_mask.nii.gz: mask on another grid than its scan .*elsewhere"):
+        second.masks()
