@@ -266,7 +266,7 @@ def binary(
     array = np.asarray(array, dtype=np.float32)
     top = 255 if array.size and array.max() > 1.5 else 1
     if not (np.minimum(np.abs(array), np.abs(array - top)) <= 1e-3 * top).all():
-        values = [round(float(v), 4) for v in np.unique(array)[:5]]
+        values = [float(f"{v:.4g}") for v in np.unique(array)[:5]]
         raise ValueError(f"{where}: mask with values {values}; use 0 = healthy and 1 (or 255) = anomaly")
     return array > top / 2
 
