@@ -6,6 +6,7 @@
 __all__ = ['HEAD_AFFINE', 'make_head', 'save_head', 'write_frames', 'Case', 'write_corpus']
 
 # %% ../../nbs/scans/corpus.ipynb #1c655203
+import gzip
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -225,9 +226,10 @@ def _values(folder):
 def _disguises(folder):
     "The head in headers and files that say something else, in small or large."
     head = (_GREY * make_head()).astype(np.int16)
-    plain, packed = ((folder / name).read_bytes() for name in ("plain.nii", "good.nii.gz"))
-    (folder / "plain named packed.nii.gz").write_bytes(plain)
-    (folder / "packed named plain.nii").write_bytes(packed)
+    plain = (folder / "plain.nii").read_bytes()
+    told = plain[:148] + b"another description" + plain[167:]  # else it were the same content twice
+    (folder / "plain named packed.nii.gz").write_bytes(told)
+    (folder / "packed named plain.nii").write_bytes(gzip.compress(told))
     save_head(folder / "axes of one.nii.gz", head[..., None, None])
     save_head(folder / "complex.nii.gz", head.astype(np.complex64))
     for name, unit, mm in (("metres", "meter", 1000), ("metres by mistake", "meter", 1), ("microns", "micron", 0.001)):
