@@ -18,15 +18,13 @@ from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
-from PIL import Image
 
 from ..config import progress_bar, provenance, sha256, write_json
-from ..data import read_npy, read_slice, scale_slice
+from ..data import read_picture, read_slice, scale_slice
 from ..find import FoundScan, dicom_series, find_scans, name_scans, short_hash, tell_passed
 from ..output import whole, writing
 from .plan import OFF_LEVEL, find_anomalies, make_plan
@@ -48,6 +46,7 @@ from autoddpm.scans.writing import (
     write_scan,
     write_skipped,
 )
+from ..volumes import affine_mm, is_slice, read_grid, read_header
 
 # %% ../../nbs/scans/batch.ipynb #7995b4fe
 def list_scans(
@@ -81,35 +80,21 @@ def _identity(scan):
 
 
 def _is_slice(path):
+    "Whether a file holds one slice; what is wrong with it is told by its reader."
     if path.name.lower().endswith((".png", ".npy")):
         return True
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return False
-    try:
-        shape = nib.load(path).shape
-    except Exception:
-        return False  # read_volume says what is wrong
-    return len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)
+    return path.name.lower().endswith((".nii", ".nii.gz")) and is_slice(path)
 
 # %% ../../nbs/scans/batch.ipynb #dc077755
-def _picture_shape(path, kind):
-    "Rows and columns."
-    if kind == ".npy":
-        return read_npy(path).shape
-    with Image.open(path) as picture:
-        return picture.size[::-1]
-
-
 def _ready_slice(scan):
     "A PNG, NPY or NIfTI file of one slice."
-    image, kind = read_slice(scan.path), scan.path.suffix.lower()
-    if kind in (".png", ".npy"):
-        rows, affine, header = _picture_shape(scan.path, kind), None, None
+    image = read_slice(scan.path)
+    if scan.path.suffix.lower() in (".png", ".npy"):
+        rows, affine, header = read_picture(scan.path).shape, None, None
         shape = (*rows[::-1], 1)
     else:
-        stored = nib.load(scan.path)
-        shape, affine, header = stored.shape, stored.affine, stored.header
-        rows = nib.as_closest_canonical(nib.Nifti1Image(np.zeros((*shape, 1)[:3], np.uint8), affine)).shape[1::-1]
+        header = read_header(scan.path)
+        shape, affine, rows = header.get_data_shape(), affine_mm(header), read_grid(scan.path).shape[1::-1]
     facts = dict.fromkeys(BOUNDS) | dict(likeness=slice_likeness(image))
     plane = enlarge(image, rows, sharp=True)[0].numpy()
     return Ready(
@@ -138,14 +123,14 @@ def _ready_volume(scan, levels, in_mni):
     "A volume, down to its planes."
     volume = read_dicom(list(map(str, _files(scan))), str(scan.path)) if scan.series else None
     prepared = preprocess(scan.path if volume is None else volume, in_mni=in_mni)
-    stored, planes = nib.load(scan.path) if volume is None else volume, _planes(prepared, levels)
+    planes, header = _planes(prepared, levels), read_header(scan.path) if volume is None else None
     return Ready(
         {z: np.ascontiguousarray(p, dtype=np.float32) for z, (p, _) in planes.items()},
         np.stack([s.numpy() for _, s in planes.values()]),
         prepared.registration,
-        stored.shape,
-        stored.affine,
-        stored.header if volume is None else None,
+        volume.shape if header is None else header.get_data_shape(),
+        volume.affine if header is None else affine_mm(header),
+        header,
         prepared.facts,
         suspicions(prepared.facts),
         _identity(scan),

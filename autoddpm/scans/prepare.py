@@ -37,6 +37,7 @@ from ..config import progress_bar, provenance, repo_root, sha256
 from autoddpm.data import (
     HOW,
     box_mask,
+    check_lesion,
     excluded_reason,
     fastmri_table,
     h5_facts,
@@ -58,6 +59,7 @@ from autoddpm.scans.preprocess import (
     slice_likeness,
     suspicions,
 )
+from ..volumes import MOST_VOXELS, binary, check_size
 
 # %% ../../nbs/scans/prepare.ipynb #a1ba6f79
 @dataclass(frozen=True)
@@ -87,9 +89,24 @@ def _ixi_item(name, source, part):
     return [Item(f"sub-{subject[1]}_T1w", source, part)] if subject else []
 
 
+class _Member(tarfile.TarInfo):
+    "A member whose long names, which are read at once, are not too long for memory."
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        member = super().frombuf(buf, encoding, errors)
+        if not member.isreg() and member.size > 1 << 20:
+            raise tarfile.ReadError(f"a header of {member.size} bytes")
+        return member
+
+
+def _open_tar(path):
+    return tarfile.open(path, tarinfo=_Member)
+
+
 def _tar_items(path, relative):
     try:
-        with tarfile.open(path) as tar:
+        with _open_tar(path) as tar:
             return [item for member in tar if member.isfile() for item in _ixi_item(member.name, relative, member.name)]
     except (tarfile.TarError, EOFError, OSError) as error:
         return [
@@ -152,7 +169,9 @@ def _list_atlas(root, out, passed):
     items = _list_folder(root, out, passed, derivatives=True)
     return [
         replace(
-            item, id=re.sub(r"_space-[A-Za-z0-9]+", "", item.id), in_mni=True if "_space-MNI" in item.source else None
+            item,
+            id=re.sub(r"_space-[A-Za-z0-9]+", "", item.id),
+            in_mni=True if "_space-MNI152" in item.source else None,
         )
         for item in items
         if item.problem or item.source.endswith(("_T1w.nii.gz", "_T1w.nii"))
@@ -301,8 +320,10 @@ def _in_tar(item):
 def _unpacked(source, part, use):
     "Hand the bytes of a member of a tar file to a function."
     try:
-        with tarfile.open(source) as tar:
-            return use(tar.extractfile(part).read())
+        with _open_tar(source) as tar:
+            member = tar.getmember(part)
+            check_size((member.size,), f"{source}: {part}", 8 * MOST_VOXELS)
+            return use(tar.extractfile(member).read())
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{source}: {part} cannot be read (truncated?); download it again") from error
 
@@ -348,7 +369,7 @@ def _flat_mask(root, item, array):
     if not item.mask.lower().endswith(".npy"):
         raise ValueError(f"{root / item.mask}: mask of a slice in NPY; save it as NPY too")
     read_mask(root / item.mask, like=root / item.source)  # refuses other values and other sizes
-    return read_npy(root / item.mask) > 0
+    return binary(read_npy(root / item.mask), str(root / item.mask))
 
 
 def _read_flat(root, item):
@@ -366,9 +387,12 @@ def _read_flat(root, item):
         + ["masks are unions of boxes, not outlines"] * bool(item.boxes)
         + ["with contrast agent, by its name"] * ("AXT1POST" in item.id)
     )
+    mask = _flat_mask(root, item, array)
+    if mask is not None and not item.boxes:
+        check_lesion(mask, plane, str(root / item.mask))
     return (
         plane,
-        _flat_mask(root, item, array),
+        mask,
         dict(facts=facts, suspicions=odd, registered=False, percentile=98, notes=notes, boxes=item.boxes),
     )
 
