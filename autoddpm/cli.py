@@ -10,6 +10,7 @@ import errno
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -23,12 +24,19 @@ from .scans.sets import describe_sets
 
 # %% ../nbs/cli.ipynb #a4a26817
 def _say(text):
-    print(f"autoddpm: {' '.join(str(text).split())}", file=sys.stderr)
+    with suppress(OSError, ValueError):  # nobody reads it
+        print(f"autoddpm: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+
+
+def _is_memory(error):
+    "Whether an error says that memory is used up; PyTorch says it in several ways."
+    known = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in known)
 
 
 def _explain(error):
     "An error in a line; the system's own errors name file and reason."
-    if isinstance(error, MemoryError):
+    if _is_memory(error):
         return "out of memory; close other programs, or use fewer processes, and run again: what is finished is kept"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"
@@ -54,9 +62,11 @@ class _Group(TyperGroup):
     def _invoke(self, ctx):
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, EOFError, MemoryError, RuntimeError) as error:
             if getattr(error, "errno", None) == errno.EPIPE:
                 raise  # the reader of the output has stopped, as `head` does
+            if isinstance(error, RuntimeError) and not _is_memory(error):
+                raise
             _say(_explain(error))
             raise typer.Exit(2) from error
         except KeyboardInterrupt as stop:
@@ -170,6 +180,15 @@ def detect(
     workers: Annotated[
         int, _option("N", "Processes that preprocess, about 2 GB each; 0: this one.", min=0, group="Computing")
     ] = 0,
+    overwrite: Annotated[
+        bool, _option(None, "Replace results of other settings in DIR; without it, they are kept.", "--overwrite")
+    ] = False,
+    check: Annotated[
+        bool,
+        _option(
+            None, "Read every scan again to see whether it has changed; without it, size and time tell.", "--check"
+        ),
+    ] = False,
 ):
     """Make anomaly maps, scores and a report from T1w scans.
 
@@ -187,7 +206,8 @@ def detect(
     from autoddpm.scans.batch import detect_scans, summary
     from autoddpm.scans.page import write_page
 
-    table = detect_scans(scans, out, weights, chain, slices, device, seeds, in_mni=in_mni, workers=workers)
+    again = dict(overwrite=overwrite, check=check)
+    table = detect_scans(scans, out, weights, chain, slices, device, seeds, in_mni=in_mni, workers=workers, **again)
     if not PartialState().is_main_process:
         return  # one process reports
     print(summary(table))
@@ -208,7 +228,8 @@ def prepare(
     ],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the raw scans.")],
     out: Annotated[Path, _option("DIR", "Folder for the slices.")],
-    jobs: Annotated[int, _option("N", "Processes, about 2 GB each.", min=1)] = 1,
+    workers: Annotated[int, _option("N", "Processes, about 2 GB each; 0: this one.", min=0)] = 0,
+    overwrite: Annotated[bool, _option(None, "Replace slices of another KIND in DIR.", "--overwrite")] = False,
 ):
     """Turn raw T1w scans into the slices that the weights know.
 
@@ -227,7 +248,7 @@ def prepare(
     from autoddpm.scans.prepare import UNREGISTERED, summary
     from autoddpm.scans.prepare import prepare as make_slices
 
-    table = make_slices(kind, root, out, jobs)
+    table = make_slices(kind, root, out, workers, overwrite=overwrite)
     print(summary(table))
     if kind == "fastmri":
         print(UNREGISTERED)
@@ -279,6 +300,9 @@ def train(
     checkpoint_every: Annotated[
         int, _option("N", "Steps between checkpoints: the most that a kill loses.", min=1, group=COMPUTING)
     ] = 200,
+    overwrite: Annotated[
+        bool, _option(None, "Start anew, and replace the training in DIR.", "--overwrite", group=COMPUTING)
+    ] = False,
 ):
     """Train a model on healthy slices.
 
@@ -310,7 +334,7 @@ def train(
         checkpoint_every=checkpoint_every,
     )
     model = new_ddpm(network, start, seed, noise_type=noise_type, max_level=max_level, precision=precision)
-    best = train_model(dataset, out, settings, model, source, root, start)
+    best = train_model(dataset, out, settings, model, source, root, start, overwrite=overwrite)
     if PartialState().is_main_process:
         print(f"weights: {best}; calibrate them before use (autoddpm.calibrate)")
 
@@ -356,7 +380,7 @@ def reproduce(
         bool, _option(None, "Show each notebook, what it reads and writes, and whether it is up to date.", "--list")
     ] = False,
     force: Annotated[bool, _option(None, "Run what was asked for even if it is up to date.", "--force")] = False,
-    jobs: Annotated[int, _option("N", "Notebooks at a time; 0: two, if there are two cores.", min=0)] = 0,
+    workers: Annotated[int, _option("N", "Notebooks at a time; 0: two, if there are two cores.", min=0)] = 0,
     parameters: Annotated[
         list[str] | None,
         _option(
@@ -377,7 +401,7 @@ def reproduce(
     place, pairs = find_place(profile, dataset, source), [pair.split("=", 1) for pair in parameters or []]
     if list_:
         names = names or list(runner.find_notebooks(folder))
-        return runner.show_list(runner.prepare(folder, place, names, dataset, source, pairs)[1], console)
-    results = runner.reproduce(folder, place, names or [], dataset, source, pairs, jobs, force, console=console)
+        return runner.show_list(runner.survey_needed(folder, place, names, dataset, source, pairs)[1], console)
+    results = runner.reproduce(folder, place, names or [], dataset, source, pairs, workers, force, console=console)
     if not runner.show_summary(results, console):
         raise typer.Exit(1)

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .processes import apart
+
 # %% ../nbs/find.ipynb #7edf6ee5
 BIDS_FOLDERS = ("code", "derivatives", "phenotype", "sourcedata", "stimuli")  # beside the scans of a BIDS set
 _RESULTS = {"provenance.json", "anomaly_map.nii.gz"}  # files of a folder that `detect` wrote
@@ -192,6 +194,7 @@ def _is_image(uid):
     return uid is not None and (uid == "" or bool(_IMAGE_CLASS.fullmatch(uid)))
 
 # %% ../nbs/find.ipynb #69908485
+@apart
 def dicom_series(
     folder: Path,
 ) -> dict:  # series instance UID -> its files in order

@@ -27,6 +27,10 @@ from filelock import FileLock, Timeout
 class OutputError(OSError):
     "A result cannot be written, so the run has to stop."
 
+    only_here = False  # another name may do: a file where a folder should be, a name that the file system cannot hold
+
+
+_ONLY_HERE = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
 
 _REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -48,9 +52,11 @@ def writing(
         raise
     except OSError as error:
         remedy = _REMEDIES.get(error.errno, "choose another folder")
-        raise OutputError(
+        stop = OutputError(
             f"{path}: cannot be written ({error.strerror or error}); {remedy} and run again, finished results are kept"
-        ) from error
+        )
+        stop.only_here = error.errno in _ONLY_HERE
+        raise stop from error
 
 # %% ../nbs/output.ipynb #f1fad27b
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"

@@ -66,6 +66,12 @@ class Plan(Calibrated):
     notes: list = field(default_factory=list)
 
     @property
+    def shown(self) -> dict:
+        "What a record says of it."
+        chosen = dict(settings=self.record, levels=self.levels, seeds=self.seeds, in_mni=self.in_mni)
+        return dict(weights=self.detector.identity, **chosen, threshold=self.threshold)
+
+    @property
     def request(self) -> str:
         "Hash of it all."
         chosen = [self.record, self.levels, self.seeds, self.in_mni, self.threshold, self.healthy]
@@ -109,11 +115,10 @@ def _notes(calibrated, levels, seeds):
 
 def _check_device(device):
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {device!r} is not available ({str(error).splitlines()[0]}); give cpu, or mend the driver"
-        ) from error
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(f"device {device!r} is not available ({reason}); give cpu, or mend the driver") from error
 
 
 def choose_detector(
@@ -170,10 +175,15 @@ def read_healthy_scores(
     "Scores of healthy slices that are stored beside weights."
     path = find_weights(weights)
     stored = read_json(path.with_suffix(".scores.json"))
-    if not stored or stored["weights"] != sha256(path):
+    if not stored or stored.get("weights") != sha256(path):
         return {}
-    entries = (entry for entry in stored["entries"] if entry["settings"] == record)
-    return next(({"scores": entry["scores"], "from": entry["from"]} for entry in entries), {})
+    try:
+        entries = (entry for entry in stored["entries"] if entry["settings"] == record)
+        return next(({"scores": [*map(float, e["scores"])], "from": str(e["from"])} for e in entries), {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.with_suffix('.scores.json')}: no scores of healthy slices; remove it, or write it anew"
+        ) from error
 
 
 def write_healthy_scores(

@@ -27,6 +27,7 @@ from ..data import scale_slice
 from ..evaluation.baselines import MeanSlice
 from ..find import dicom_series
 from ..phantom import SLICE_AFFINE
+from ..processes import apart
 
 # %% ../../nbs/scans/preprocess.ipynb #915051b6
 MNI_SHAPE = (197, 233, 189)  # voxels to the right, front and top, 1 mm
@@ -108,6 +109,7 @@ def _check_series(files, where):
         raise ValueError(f"{where}: DICOM series with a tilted gantry; resample it to a straight grid")
 
 
+@apart
 def read_dicom(
     files: list,  # of one series, in order, as in `dicom_series`
     where: str,  # what it is, for the message
