@@ -290,10 +290,14 @@ def _others(folder, endings, dicom, passed):
             lost += low.endswith(_DICOM)
             passed[_ending(name)] += 1
     if dicom and (images or lost):
-        series = dicom_series(folder.path) if images else {}
+        reason = "no readable DICOM series (truncated?); export it again"
+        try:
+            series = dicom_series(folder.path) if images else {}
+        except ValueError as error:
+            series, reason = {}, f"{error}; export it again"
         yield from (FoundScan(folder.path, uid) for uid in series)
         if not series:
-            yield FoundScan(folder.path, reason="no readable DICOM series (truncated?); export it again")
+            yield FoundScan(folder.path, reason=reason)
 
 # %% ../nbs/find.ipynb #aa07e3e5
 def _find_below(root, endings, dicom, masks, skip, derivatives, seen, passed):

@@ -62,13 +62,24 @@ def writing(
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 
 
+def _is_written(path, number):
+    "Whether the process that began a file still runs; numbers of processes are given again."
+    try:
+        return psutil.Process(number).create_time() <= path.stat().st_mtime + 1
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
 @cache  # once in each folder
 def _remove_left_over(folder):
     "Remove temporary files of processes that have ended."
     for path in folder.glob(f".part-{_MACHINE}-*"):
         found = re.match(r"\.part-\w+-(\d+)-", path.name)
-        if found and not psutil.pid_exists(int(found[1])):
-            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if found and not _is_written(path, int(found[1])):
+                path.unlink()
 
 
 def own_folder(path: Path) -> Path:

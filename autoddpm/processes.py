@@ -141,6 +141,8 @@ _one_call = threading.Lock()
 
 def apart(function: Callable) -> Callable:
     "Decorate a function at the top of a module: it runs in another process, whose end becomes an error."
+    if function.__module__ == "__main__":
+        return function  # of a notebook or script, which another process cannot import
 
     @functools.wraps(function)
     def call(*words):
@@ -155,7 +157,7 @@ def apart(function: Callable) -> Callable:
                 server.communicate()
                 _server.cache_clear()
                 if isinstance(error, (EOFError, OSError, pickle.UnpicklingError)):
-                    raise ValueError("the library that reads it broke off (damaged, or out of memory?)") from error
+                    raise ValueError("the library that reads it broke off (damaged file, or out of memory?)") from error
                 raise
         if good:
             return answer

@@ -237,9 +237,9 @@ class _Loss(torch.nn.Module):
 
 
 @patch
-def check_finite(self: Training):
+def check_finite(self: Training, loss: float = 0.0):
     "Refuse to keep weights that have diverged."
-    values = [*self.losses, *self.model.unet.parameters()]
+    values = [torch.tensor(loss).to(self.level_weight), *self.losses, *self.model.unet.parameters()]
     if not torch.stack([value.detach().isfinite().all() for value in values]).all():
         kept = "; best.safetensors holds the best weights before that" if self.best_sha256 else ""
         raise ValueError(
@@ -396,6 +396,7 @@ def validate(
     train_loss = self.accelerator.reduce(torch.stack(self.losses).mean(), "mean").item()
     self.losses = []
     mean = sum(losses.values()) / len(losses)
+    self.check_finite(mean)
     self.stale = 0 if mean < self.best else self.stale + 1
     if mean < self.best and self.accelerator.is_main_process:
         facts = dict(step=self.step, validation_loss={str(k): v for k, v in losses.items()})

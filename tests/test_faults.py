@@ -203,8 +203,7 @@ def test_what_is_damaged_is_made_again(run, record, result, how, tmp_path, resul
         assert list(table.status) == ["done", "done"]
         assert (out / result).read_bytes() == whole
         again = {name for name, time in when(out, "**/*.json").items() if time != before.get(name)} - {"run.json"}
-        if path != out / record or how != "flipped":  # a changed digit of a record may go unseen
-            assert again == {record}
+        assert again == {record}
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +245,8 @@ def test_strange_names_end_in_tables_that_can_be_read(tmp_path):
     for out, table, run in ((tmp_path / "d", "scores.csv", detect), (tmp_path / "p", "index.csv", make_slices)):
         run(raw, out)
         read = pd.read_csv(out / table)
-        assert len(read) == len(NAMES) and set(read.status) <= {"done", "suspect"}
+        bad = read[read.status == "skipped"]
+        assert len(read) == len(NAMES) and all("name again" in reason for reason in bad.reason)
         with open(out / table, newline="", encoding="utf-8") as file:
             cells = [cell for row in csv.reader(file) for cell in row]
         numbers = {cell for cell in cells if cell.lstrip("-").replace(".", "").replace("e-", "").isdecimal()}
@@ -268,8 +268,12 @@ def test_one_bad_item_ends_nothing(tmp_path, monkeypatch):
             raise IndexError("no place for an overlay")
         return draw(*words)
 
+    alone_in = []
+
     def no_memory(plan, images, batch_size):
-        if torch.equal(images[0], HEADS[2]):
+        if len(images) == 1:
+            alone_in.append(1)
+        if len(images) == 4 or len(alone_in) == 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return find(plan, images, batch_size)
 
@@ -353,19 +357,17 @@ def test_waiting_for_partners_ends_by_sigterm(tmp_path):
     assert process.returncode == -signal.SIGTERM and time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&-"])
 def test_closed_streams_change_no_exit_code(closed, tmp_path):
-    code, lines = outcome(command("detect", tmp_path / "none", "--out", tmp_path / "out", before=closed))
-    assert code == 2 and len(lines) == (closed == "<&-"), lines
+    code, lines = outcome(command("detect", tmp_path, "--out", tmp_path / "out", before=closed, WORLD_SIZE="2"))
+    assert code == 2 and len(lines) == (closed != "2>&-"), lines
 
 
-@pytest.mark.parametrize("device", ["mps", "meta"])
-def test_a_device_that_is_not_there_is_one_line(device, tmp_path):
-    if device == "mps" and torch.backends.mps.is_available():
-        pytest.skip("this machine has it")
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has it")
+def test_a_device_that_is_not_there_is_one_line(tmp_path):
     raw = save_heads(tmp_path / "raw", "a.npy")
-    code, lines = outcome(command("detect", raw, "--out", tmp_path / "out", "--device", device))
-    assert code == 2 and len(lines) == 1 and f"device '{device}' is not available" in lines[0], lines
+    code, lines = outcome(command("detect", raw, "--out", tmp_path / "out", "--device", "mps"))
+    assert code == 2 and len(lines) == 1 and "device 'mps' is not available" in lines[0], lines
 
 
 def test_a_foreign_folder_is_not_asked_for_its_commit(tmp_path):

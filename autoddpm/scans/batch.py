@@ -275,7 +275,8 @@ def _make_room(out, plan, overwrite):
 
 # %% ../../nbs/scans/batch.ipynb #7d5634f2
 def _row(folder, scan, told):
-    record = read_record(folder) or dict(status="skipped", reason=told.get(scan.id, "not reached"))
+    record = None if scan.id in told else read_record(folder)
+    record = record or dict(status="skipped", reason=told.get(scan.id, "not reached"))
     return dict(
         id=scan.id,
         path=str(scan.path),

@@ -53,7 +53,7 @@ from autoddpm.scans.preprocess import (
     slice_likeness,
     suspicions,
 )
-from .writing import as_signed, read_json, sign_files
+from .writing import as_signed, is_sealed, read_json, seal, sign_files
 
 # %% ../../nbs/scans/prepare.ipynb #a1ba6f79
 @dataclass(frozen=True)
@@ -457,10 +457,10 @@ def _make(root, item, out, paths, digest):
         )
     versions = {name: importlib.metadata.version(name) for name in ("SimpleITK", "nilearn")}
     made = [paths[kind] for kind in ("slice", "mask", "quality") if paths[kind].is_file()]
-    record = provenance(**record, registration_packages=versions, files=sign_files(made))
+    record = seal(provenance(**record, registration_packages=versions, files=sign_files(made)))
     _save(
         paths["record"],
-        lambda path: path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8"),
+        lambda path: path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8"),
     )
     return record
 
@@ -469,7 +469,7 @@ def _finished(root, item, paths, digest):
     "The record of an item that needs no work."
     record = read_json(paths["record"]) or {}
     asked = dict(recipe=RECIPE, hash=digest, in_mni=item.in_mni, mask_hash=_mask_hash(root, item))
-    if any(record.get(key) != value for key, value in asked.items()):
+    if not is_sealed(record) or any(record.get(key) != value for key, value in asked.items()):
         return None
     kinds = dict(facts=dict, suspicions=list, files=dict)
     if not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEVEL', 'STAGES', 'TILE', 'BAND', 'Ready', 'Calibrated', 'enlarge', 'to_grid', 'draw_strip', 'draw_overlay',
-           'forget_scan', 'folder_aside', 'sign_files', 'as_signed', 'read_json', 'read_record', 'write_scan',
-           'write_skipped']
+           'forget_scan', 'folder_aside', 'sign_files', 'as_signed', 'seal', 'is_sealed', 'read_json', 'read_record',
+           'write_scan', 'write_skipped']
 
 # %% ../../nbs/scans/writing.ipynb #6cff7bc3
 import json
@@ -25,7 +25,7 @@ from scipy import ndimage
 from ..calibrate import head_mask
 from ..config import sha256, write_json
 from ..detect import plain_settings
-from ..find import FoundScan
+from ..find import FoundScan, short_hash
 from ..output import own_folder, remove, writing
 from ..phantom import NATIVE_SHAPE, SLICE_AFFINE, to_native
 from .preprocess import MNI_AFFINE, MNI_SHAPE, Registration, to_scan
@@ -275,6 +275,18 @@ def as_signed(
         return False
 
 
+def seal(record: dict) -> dict:
+    "A record with a hash of what it says, so that a damaged one is known."
+    record = json.loads(json.dumps(record, default=str))
+    return record | dict(seal=short_hash(json.dumps(record, sort_keys=True)))
+
+
+def is_sealed(record: dict) -> bool:
+    "Whether a record says what it said when it was sealed."
+    said = {name: value for name, value in record.items() if name != "seal"}
+    return record.get("seal") == short_hash(json.dumps(said, sort_keys=True))
+
+
 def read_json(path: Path) -> dict | None:  # None: there is no complete file, or it holds something else
     "A JSON file with a dictionary."
     try:
@@ -305,7 +317,7 @@ def read_record(
 ) -> dict | None:  # None: nothing is there, or nothing that can be used
     "What is known of a scan: how it was done, or why it was skipped."
     found = (read_json(folder / name) for name in _RECORDS)
-    return next((record for record in found if record and _is_record(record)), None)
+    return next((record for record in found if record and _is_record(record) and is_sealed(record)), None)
 
 # %% ../../nbs/scans/writing.ipynb #94d6d854
 def _bring_back(ready, name, images, threshold):
@@ -403,7 +415,7 @@ def write_scan(
         planes, marked = _write_images(aside, ready, images, measured.threshold)
         _draw(aside, ready, images, planes, main, measured)
         record |= dict(voxels=marked, files=sign_files(list(aside.iterdir())))
-        write_json(aside / "provenance.json", plain_settings(record) | facts)
+        write_json(aside / "provenance.json", seal(plain_settings(record) | facts))
     return record
 
 
@@ -424,5 +436,5 @@ def write_skipped(
         **facts,
     )
     with folder_aside(folder) as aside:
-        write_json(aside / "skipped.json", record)
+        write_json(aside / "skipped.json", seal(record))
     return record
