@@ -203,9 +203,12 @@ def dicom_series(
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is told otherwise
     reader, series = sitk.ImageSeriesReader, {}
-    for uid in sorted(reader.GetGDCMSeriesIDs(str(folder))):
-        files = map(Path, reader.GetGDCMSeriesFileNames(str(folder), uid))
-        series[uid] = tuple(str(f) for f in files if not f.name.startswith(".") and _is_image(dicom_class(f)))
+    try:
+        for uid in sorted(reader.GetGDCMSeriesIDs(str(folder))):
+            files = map(Path, reader.GetGDCMSeriesFileNames(str(folder), uid))
+            series[uid] = tuple(str(f) for f in files if not f.name.startswith(".") and _is_image(dicom_class(f)))
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: a DICOM file in it is damaged, and none can be read; take it away") from error
     return {uid: files for uid, files in series.items() if files}
 
 # %% ../nbs/find.ipynb #cde89e27
@@ -294,7 +297,7 @@ def _others(folder, endings, dicom, passed):
         try:
             series = dicom_series(folder.path) if images else {}
         except ValueError as error:
-            series, reason = {}, f"{error}; export it again"
+            series, reason = {}, str(error).removeprefix(f"{folder.path}: ")
         yield from (FoundScan(folder.path, uid) for uid in series)
         if not series:
             yield FoundScan(folder.path, reason=reason)

@@ -7,6 +7,7 @@ __all__ = ['open_streams', 'main']
 
 # %% ../nbs/start.ipynb #b0c51a08
 import os
+import signal
 import sys
 
 # %% ../nbs/start.ipynb #d8ca83a9
@@ -23,12 +24,18 @@ def open_streams():
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def _leave(*_):
+    print("autoddpm: stopped while it was loading; nothing has been done", file=sys.stderr, flush=True)
+    os._exit(130)  # an exception would come up in the middle of an import, and may be taken for another fault
+
+
 def main():
     "The command `autoddpm`."
     open_streams()
-    try:
-        from autoddpm.cli import app
-    except KeyboardInterrupt:
-        print("autoddpm: stopped while it was loading; nothing has been done", file=sys.stderr)
-        sys.exit(130)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+    from autoddpm.cli import app
+
+    signal.signal(signal.SIGINT, before)
     app(prog_name="autoddpm")

@@ -302,8 +302,13 @@ def resume(self: Training):
     if not path.is_file():
         return
     state = _read_checkpoint(path, self.accelerator.device)
+    if "basis" not in state:
+        raise ValueError(
+            f"{path}: an older version wrote it, and did not say on what it was training; "
+            "choose another out_dir, or start anew by --overwrite"
+        )
     changed = [name for name in _changes(state["settings"], asdict(self.settings)) if name not in MAY_CHANGE]
-    changed += _changes(state.get("basis", {}), self.basis)
+    changed += _changes(state["basis"], self.basis)
     if changed:
         raise ValueError(
             f"{path}: this training was started with other settings ({', '.join(changed)}); "
@@ -372,8 +377,12 @@ def read_log(out_dir) -> list:  # rows of numbers by column
     path = Path(out_dir) / "log.csv"
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as f:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+        return sorted(rows, key=lambda row: row["step"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged, or no log of a training; remove it, and its rows are lost") from error
 
 
 def write_log(out_dir, rows: list):

@@ -312,16 +312,21 @@ def home(notebook: PaperNotebook, place: Place) -> Path:
 
 def _json(path: Path) -> dict:  # empty if there is none, or a damaged one
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_manifest(notebook: PaperNotebook, place: Place) -> dict:
     "The record of a notebook; empty if it has none."
     if notebook.is_run:
-        return _json(home(notebook, place) / "made.json")
-    return _json(place.figures / "manifest.json").get("notebooks", {}).get(notebook.stem, {})
+        record = _json(home(notebook, place) / "made.json")
+    else:
+        made = _json(place.figures / "manifest.json").get("notebooks")
+        record = made.get(notebook.stem) if isinstance(made, dict) else {}
+    whole = isinstance(record, dict) and all(isinstance(record.get(part), dict) for part in ("parts", "outputs"))
+    return record if whole else {}
 
 
 @dataclass
@@ -602,7 +607,8 @@ def write_manifest(notebook: PaperNotebook, place: Place, record: dict):
     if notebook.is_run:
         return write_json(home(notebook, place) / "made.json", record)
     path = place.figures / "manifest.json"
-    made = _json(path).get("notebooks", {}) | {notebook.stem: record}
+    before = _json(path).get("notebooks")
+    made = (before if isinstance(before, dict) else {}) | {notebook.stem: record}
     about = dict(profile=place.profile, dataset=place.name, simulated=place.simulated)
     write_json(path, about | dict(notebooks=dict(sorted(made.items()))))
 
