@@ -211,7 +211,7 @@ def test_killed_and_started_again_at_once(clone):
     code, _, said = reproduce(clone, "fig_b")
     assert code == 2 and "another run works there" in said and "Traceback" not in said, said
     first.kill()
-    write_run(clone, "run_a")
+    write_run(clone, "run_a", scale="3.0")
     begun = time.time()
     expect(reproduce(clone, "fig_a"), 0, run_a="made", fig_a="made")
     assert float(ticks.read_text(encoding="utf-8")) < begun + 2 and pid.exists()
