@@ -20,7 +20,7 @@ demo: $(INSTALLED)  ## evaluate the bundled weights on the bundled simulated coh
 	  echo "Notebook: out.ipynb, as it ran, with the pictures in it"
 
 figures-smoke: $(INSTALLED)  ## every figure and table of the paper from a few simulated slices, to see that all of it runs; only what is out of date
-	$(BIN)/autoddpm reproduce --profile smoke --source simulated --jobs 2
+	$(BIN)/autoddpm reproduce --profile smoke --source simulated --workers 2
 
 figures: $(INSTALLED)  ## every figure and table of the paper in full; hours without a GPU, and only what is out of date
 	$(BIN)/autoddpm reproduce --profile full

@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -27,12 +28,19 @@ from .scans.sets import describe_sets
 
 # %% ../nbs/cli.ipynb #a4a26817
 def _say(text):
-    print(f"autoddpm: {' '.join(str(text).split())}", file=sys.stderr)
+    with suppress(OSError, ValueError):  # nobody reads it
+        print(f"autoddpm: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+
+
+def _is_memory(error):
+    "Whether an error says that memory is used up; PyTorch says it in several ways."
+    known = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in known)
 
 
 def _explain(error):
     "An error in a line; the system's own errors name file and reason."
-    if isinstance(error, MemoryError):
+    if _is_memory(error):
         return "out of memory; close other programs, or use fewer processes, and run again: what is finished is kept"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"
@@ -58,9 +66,11 @@ class _Group(TyperGroup):
     def _invoke(self, ctx):
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, EOFError, MemoryError, RuntimeError) as error:
             if getattr(error, "errno", None) == errno.EPIPE:
                 raise  # the reader of the output has stopped, as `head` does
+            if isinstance(error, RuntimeError) and not _is_memory(error):
+                raise
             _say(_explain(error))
             raise typer.Exit(2) from error
         except KeyboardInterrupt as stop:
@@ -219,6 +229,15 @@ def detect(
     workers: Annotated[
         int, _option("N", "Processes that preprocess, about 2 GB each; 0: this one.", min=0, group="Computing")
     ] = 0,
+    overwrite: Annotated[
+        bool, _option(None, "Replace results of other settings in DIR; without it, they are kept.", "--overwrite")
+    ] = False,
+    check: Annotated[
+        bool,
+        _option(
+            None, "Read every scan again to see whether it has changed; without it, size and time tell.", "--check"
+        ),
+    ] = False,
     quiet: QUIET = False,
     num_head_channels: Annotated[
         int | None, _option("N", "Channels of an attention head.", min=1, group=ELSEWHERE)
@@ -264,6 +283,8 @@ def detect(
         progress=not quiet,
         threshold=threshold,
         known=known,
+        overwrite=overwrite,
+        check=check,
     )
     if not PartialState().is_main_process:
         return  # one process reports
@@ -287,7 +308,8 @@ def prepare(
     ],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the raw scans.", callback=_there)],
     out: Annotated[Path, _option("DIR", "Folder for the slices.")],
-    jobs: Annotated[int, _option("N", "Processes, about 2 GB each.", min=1)] = 1,
+    workers: Annotated[int, _option("N", "Processes, about 2 GB each; 0: this one.", min=0)] = 0,
+    overwrite: Annotated[bool, _option(None, "Replace slices of another KIND in DIR.", "--overwrite")] = False,
     quiet: QUIET = False,
 ):
     """Turn raw T1w scans into the slices that the weights know.
@@ -307,7 +329,7 @@ def prepare(
     from autoddpm.scans.prepare import UNREGISTERED, summary
     from autoddpm.scans.prepare import prepare as make_slices
 
-    table = make_slices(kind, root, out, jobs, not quiet)
+    table = make_slices(kind, root, out, workers, not quiet, overwrite=overwrite)
     if not quiet:
         print(summary(table))
         if kind == "fastmri":
@@ -379,12 +401,14 @@ def train(
     checkpoint_every: Annotated[
         int, _option("N", "Steps between checkpoints: the most that a kill loses.", min=1, group=COMPUTING)
     ] = 200,
+    overwrite: Annotated[
+        bool, _option(None, "Start anew, and replace the training in DIR.", "--overwrite", group=COMPUTING)
+    ] = False,
 ):
     """Train a model on healthy slices.
 
     Writes best.safetensors (averaged weights of the best validation), last.pt, log.csv, and split.csv (which slice
-    served for what). The defaults of learning
-    rate, batch size, rotation, shift, scale and noise are the paper's.
+    served for what). The defaults of learning rate, batch size, rotation, shift, scale and noise are the paper's.
 
     Run the command again to continue from the last checkpoint.
     """
@@ -416,7 +440,7 @@ def train(
     speaks = PartialState().is_main_process and not quiet
     if speaks:
         print(sets[2], flush=True)
-    best = train_model(sets, out, settings, model, start, progress=not quiet)
+    best = train_model(sets, out, settings, model, start, overwrite=overwrite, progress=not quiet)
     if speaks:
         print(f"weights: {best}; next: autoddpm calibrate {shlex.quote(str(best))} --healthy DIR")
 
@@ -583,7 +607,7 @@ def reproduce(
         bool, _option(None, "Show each notebook, what it reads and writes, and whether it is up to date.", "--list")
     ] = False,
     force: Annotated[bool, _option(None, "Run what was asked for even if it is up to date.", "--force")] = False,
-    jobs: Annotated[int, _option("N", "Notebooks at a time; 0: two, if there are two cores.", min=0)] = 0,
+    workers: Annotated[int, _option("N", "Notebooks at a time; 0: two, if there are two cores.", min=0)] = 0,
     parameters: Annotated[
         list[str] | None,
         _option(
@@ -604,7 +628,7 @@ def reproduce(
     place, pairs = find_place(profile, dataset, source), [pair.split("=", 1) for pair in parameters or []]
     if list_:
         names = names or list(runner.find_notebooks(folder))
-        return runner.show_list(runner.prepare(folder, place, names, dataset, source, pairs)[1], console)
-    results = runner.reproduce(folder, place, names or [], dataset, source, pairs, jobs, force, console=console)
+        return runner.show_list(runner.survey_needed(folder, place, names, dataset, source, pairs)[1], console)
+    results = runner.reproduce(folder, place, names or [], dataset, source, pairs, workers, force, console=console)
     if not runner.show_summary(results, console):
         raise typer.Exit(1)

@@ -140,15 +140,17 @@ def sha256(path) -> str:  # first 16 hexadecimal digits
 @cache
 def code_version() -> str:
     "Version of the package; in a clone with the commit, and `+dirty` if files outside `figures` differ from it."
-    version = importlib.metadata.version("autoddpm")
+    version, root = importlib.metadata.version("autoddpm"), Path(__file__).resolve().parent.parent
+    if not ((root / "settings.ini").is_file() and (root / ".git").exists()):
+        return version  # git would look further up, in a folder that is not ours
 
     def git(*args):
-        return subprocess.run(
-            ["git", "-C", str(repo_root()), *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", *args]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")) != repo_root():
+        if Path(git("rev-parse", "--show-toplevel")) != root:
             return version
         commit = git("rev-parse", "--short=12", "HEAD")
         changes = git("status", "--porcelain", "-uno", "--", ".", ":(exclude)figures")

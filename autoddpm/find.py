@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .processes import apart
+
 # %% ../nbs/find.ipynb #7edf6ee5
 BIDS_FOLDERS = ("code", "derivatives", "phenotype", "sourcedata", "stimuli")  # beside the scans of a BIDS set
 _RESULTS = {"provenance.json", "anomaly_map.nii.gz"}  # files of a folder that `detect` wrote
@@ -196,6 +198,7 @@ def _is_image(uid):
     return uid is not None and (uid == "" or bool(_IMAGE_CLASS.fullmatch(uid)))
 
 # %% ../nbs/find.ipynb #69908485
+@apart
 def dicom_series(
     folder: Path,
 ) -> dict:  # series instance UID -> its files in order
@@ -204,9 +207,12 @@ def dicom_series(
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is told otherwise
     reader, series = sitk.ImageSeriesReader, {}
-    for uid in sorted(reader.GetGDCMSeriesIDs(str(folder))):
-        files = map(Path, reader.GetGDCMSeriesFileNames(str(folder), uid))
-        series[uid] = tuple(str(f) for f in files if not f.name.startswith(".") and _is_image(dicom_class(f)))
+    try:
+        for uid in sorted(reader.GetGDCMSeriesIDs(str(folder))):
+            files = map(Path, reader.GetGDCMSeriesFileNames(str(folder), uid))
+            series[uid] = tuple(str(f) for f in files if not f.name.startswith(".") and _is_image(dicom_class(f)))
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: a DICOM file in it is damaged, and none can be read; take it away") from error
     return {uid: files for uid, files in series.items() if files}
 
 # %% ../nbs/find.ipynb #cde89e27
@@ -307,10 +313,14 @@ def _others(folder, endings, dicom, passed):
             lost += low.endswith(_DICOM)
             passed[_ending(name)] += 1
     if dicom and (images or lost):
-        series = dicom_series(folder.path) if images else {}
+        reason = "no readable DICOM series (truncated?); export it again"
+        try:
+            series = dicom_series(folder.path) if images else {}
+        except ValueError as error:
+            series, reason = {}, str(error).removeprefix(f"{folder.path}: ")
         yield from (FoundScan(folder.path, uid) for uid in series)
         if not series:
-            yield FoundScan(folder.path, reason="no readable DICOM series (truncated?); export it again")
+            yield FoundScan(folder.path, reason=reason)
 
 # %% ../nbs/find.ipynb #aa07e3e5
 def _find_below(root, endings, dicom, masks, skip, derivatives, seen, passed):

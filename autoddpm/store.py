@@ -77,7 +77,10 @@ def read_record(
         raise FileNotFoundError(
             f"{path}: no record of how these stages were made; write them with detect(..., save_to=folder)"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged, or not a record; make the stages again") from error
 
 # %% ../nbs/store.ipynb #90b255b0
 def store_detection(

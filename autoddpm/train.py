@@ -10,7 +10,10 @@ __all__ = ['MAY_CHANGE', 'NETWORKS', 'TrainSettings', 'rate_factor', 'random_aff
 # %% ../nbs/07_train.ipynb #c8f91ccd
 import contextlib
 import csv
+import hashlib
+import json
 import math
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +22,14 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from fastcore.basics import patch
+from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from .config import PAPER, provenance, sha256
 from .data import SliceDataset, check_images, healthy_slices, load_dataset, split_by_subject
 from .ddpm import DDPM, load_ddpm
-from .output import whole
+from .output import alone, remove, whole
+from .processes import start_together
 from .unet import UNet, save_checkpoint
 
 # %% ../nbs/07_train.ipynb #6a2ec0c3
@@ -157,12 +162,20 @@ def validation_loss(
     return dict(zip(levels, (sums / len(x0)).tolist()))
 
 # %% ../nbs/07_train.ipynb #6935b01a
+def _model_facts(model):
+    return dict(
+        noise_type=model.noise_type, prediction=model.prediction, max_level=model.max_level, precision=model.precision
+    )
+
+
 class Training:
     "What changes during a training, and its checkpoint."
 
-    def __init__(self, model: DDPM, settings: TrainSettings, out_dir, accelerator: Accelerator):
+    def __init__(self, model: DDPM, settings: TrainSettings, out_dir, accelerator: Accelerator, **basis):
         self.settings, self.out_dir, self.accelerator = settings, Path(out_dir), accelerator
+        self.basis = dict(network=model.unet.config, **_model_facts(model), **basis)  # may not change on the way
         self.best, self.stale, self.step = math.inf, 0, 0
+        self.best_sha256 = ""  # of best.safetensors
         self.losses = []  # since the last validation; they stay on the device, so that no step waits for them
         if settings.batch_size % accelerator.num_processes:
             raise ValueError(
@@ -199,8 +212,10 @@ class Training:
             step=self.step,
             losses=self.losses,
             best=self.best,
+            best_sha256=self.best_sha256,
             stale=self.stale,
             settings=asdict(self.settings),
+            basis=self.basis,
         )
 
 # %% ../nbs/07_train.ipynb #6116e2ce
@@ -226,12 +241,62 @@ class _Loss(torch.nn.Module):
 
 
 @patch
+def check_finite(self: Training, loss: float = 0.0):
+    "Refuse to keep weights that have diverged."
+    values = [torch.tensor(loss).to(self.level_weight), *self.losses, *self.model.unet.parameters()]
+    if not torch.stack([value.detach().isfinite().all() for value in values]).all():
+        kept = "; best.safetensors holds the best weights before that" if self.best_sha256 else ""
+        raise ValueError(
+            f"{self.out_dir}: the training has diverged by step {self.step}{kept}; "
+            "train with a lower learning rate in another folder"
+        )
+
+
+@patch
 def save(self: Training):
     "Write the checkpoint, whole or not at all."
+    self.check_finite()
     if not self.accelerator.is_main_process:
         return
-    with whole(self.out_dir / "last.pt") as part:
-        torch.save(self.state(), part)
+    with whole(self.out_dir / "last.pt") as part, open(part, "wb") as file:
+        torch.save(self.state(), file)
+
+
+def _read_checkpoint(path, device):
+    "The content of a checkpoint, if all of it is there as it was written."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip():
+                raise ValueError("a checksum is wrong")
+        state = torch.load(path, map_location=device, weights_only=True)
+        return state | {name: state[name] for name in ("network", "average", "optimizer", "step", "best", "settings")}
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise ValueError(
+            f"{path}: damaged, or no checkpoint; put a copy of it there, or start anew by --overwrite"
+        ) from error
+
+
+def _changes(old: dict, new: dict) -> list:
+    return sorted(name for name, value in new.items() if old.get(name) != value)
+
+
+@patch
+def check_best(self: Training, step: float = math.inf):
+    "Refuse a file of best weights that is not the one written, unless it is of a step after the given one."
+    path = self.out_dir / "best.safetensors"
+    if not self.best_sha256 or path.is_file() and sha256(path) == self.best_sha256:
+        return
+    try:
+        with safe_open(path, "pt") as file:
+            if json.loads(file.metadata()["autoddpm"])["step"] > step:
+                return  # killed between it and the checkpoint
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(
+        f"{path}: missing, or changed since this training wrote it; put it back, or start anew by --overwrite"
+    )
 
 
 @patch
@@ -240,18 +305,26 @@ def resume(self: Training):
     path = self.out_dir / "last.pt"
     if not path.is_file():
         return
-    state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-    changed = {k for k, v in asdict(self.settings).items() if state["settings"].get(k) != v} - set(MAY_CHANGE)
+    state = _read_checkpoint(path, self.accelerator.device)
+    if "basis" not in state:
+        raise ValueError(
+            f"{path}: an older version wrote it, and did not say on what it was training; "
+            "choose another out_dir, or start anew by --overwrite"
+        )
+    changed = [name for name in _changes(state["settings"], asdict(self.settings)) if name not in MAY_CHANGE]
+    changed += _changes(state["basis"], self.basis)
     if changed:
         raise ValueError(
-            f"{path}: this training was started with other settings ({', '.join(sorted(changed))}); "
-            "use those, or another out_dir for a new one"
+            f"{path}: this training was started with other settings ({', '.join(changed)}); "
+            "use those, choose another out_dir, or start anew by --overwrite"
         )
     self.model.unet.load_state_dict(state["network"])
     self.average.unet.load_state_dict(state["average"])
     self.optimizer.load_state_dict(state["optimizer"])
-    self.step, self.losses = state["step"], state.get("losses", [])
-    self.best, self.stale = state["best"], state["stale"]
+    self.step, self.losses = state["step"], state["losses"]
+    self.best, self.stale, self.best_sha256 = state["best"], state["stale"], state["best_sha256"]
+    if self.accelerator.is_main_process:
+        self.check_best(self.step)
 
 # %% ../nbs/07_train.ipynb #b1f1887a
 @patch
@@ -308,8 +381,12 @@ def read_log(out_dir) -> list:  # rows of numbers by column
     path = Path(out_dir) / "log.csv"
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as f:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+        return sorted(rows, key=lambda row: row["step"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged, or no log of a training; remove it, and its rows are lost") from error
 
 
 def write_log(out_dir, rows: list):
@@ -327,49 +404,44 @@ def validate(
     meta: dict,  # goes into the header of the weights
 ) -> dict:  # row of the log
     "Validate the averaged weights, and store them if they are the best."
+    self.check_finite()
     losses = validation_loss(self.average, images, self.accelerator, min_level=self.settings.min_level)
     train_loss = self.accelerator.reduce(torch.stack(self.losses).mean(), "mean").item()
     self.losses = []
     mean = sum(losses.values()) / len(losses)
+    self.check_finite(mean)
     self.stale = 0 if mean < self.best else self.stale + 1
     if mean < self.best and self.accelerator.is_main_process:
         facts = dict(step=self.step, validation_loss={str(k): v for k, v in losses.items()})
-        save_checkpoint(self.out_dir / "best.safetensors", self.average.unet, meta | facts)
+        best = save_checkpoint(self.out_dir / "best.safetensors", self.average.unet, meta | facts)
+        self.best_sha256 = sha256(best)
     self.best = min(self.best, mean)
     return dict(step=self.step, train_loss=train_loss, validation_loss=mean) | {
         f"level_{k}": v for k, v in losses.items()
     }
 
 # %% ../nbs/07_train.ipynb #e1bf891e
-def fit(
-    model: DDPM,  # trained in place; a new training starts from its weights
-    train_images: torch.Tensor,  # healthy slices [N,1,H,W] in [0,1]
-    validation_images: torch.Tensor,  # healthy slices of other subjects, like train_images
-    settings: TrainSettings,
-    out_dir,  # folder of the training; one that is already there is resumed
-    wandb_mode: str = "disabled",  # or "offline", "online"
-    on_validation: Callable | None = None,  # called with (averaged DDPM, rows of the log)
-    progress: bool = True,  # show a bar
-    **facts,  # data set, split and what else to store in the header of the weights
-) -> Path:  # best.safetensors
-    "The best weights of a training on healthy slices, which starts or resumes here."
-    images = check_images(train_images, "training slices")
-    held_out = check_images(validation_images, "validation slices")
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    images, held_out = images.to(accelerator.device), held_out.to(accelerator.device)
-    training, out_dir = Training(model, settings, out_dir, accelerator), Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+def _content(images):
+    "Hash of slices."
+    return hashlib.sha256(images.detach().cpu().contiguous().numpy()).hexdigest()[:16]
+
+
+def _open_training(model, settings, out_dir, accelerator, overwrite, basis):
+    "A training that goes on where it was stopped."
+    if overwrite and accelerator.is_main_process:
+        for name in ("last.pt", "best.safetensors", "log.csv"):
+            remove(out_dir / name)
+    accelerator.wait_for_everyone()
+    training = Training(model, settings, out_dir, accelerator, **basis)
     training.resume()
-    trained = dict(
-        noise_type=model.noise_type, prediction=model.prediction, max_level=model.max_level, precision=model.precision
-    )
-    meta = trained | dict(settings=asdict(settings)) | provenance(**facts)
-    rows = [row for row in read_log(out_dir) if row["step"] <= training.step]
-    quiet = not (progress and accelerator.is_main_process)
-    with (
-        tracker(wandb_mode if accelerator.is_main_process else "disabled", meta, out_dir) as log,
-        tqdm(total=settings.steps, initial=training.step, desc="train", disable=quiet) as bar,
-    ):
+    return training
+
+
+def _run(training, images, held_out, meta, log, on_validation, progress):
+    "The steps that are left, with a validation and a checkpoint now and then."
+    settings, main = training.settings, training.accelerator.is_main_process
+    rows = [row for row in read_log(training.out_dir) if row["step"] <= training.step]
+    with tqdm(total=settings.steps, initial=training.step, desc="train", disable=not (progress and main)) as bar:
         while training.step < settings.steps and training.stale < settings.patience:
             stop = min(settings.steps, (training.step // settings.validate_every + 1) * settings.validate_every)
             while training.step < stop:
@@ -379,13 +451,41 @@ def fit(
                     training.save()
             rows.append(training.validate(held_out, meta))
             bar.set_postfix(validation=f"{rows[-1]['validation_loss']:.4f}")
-            if accelerator.is_main_process:
-                write_log(out_dir, rows)
+            if main:
+                write_log(training.out_dir, rows)
             training.save()  # after the log: a kill in between repeats the validation, and loses no row
             log(rows[-1], training.step)
-            if on_validation and accelerator.is_main_process:
+            if on_validation and main:
                 on_validation(training.average, rows)
-    accelerator.wait_for_everyone()  # the weights are there, whichever process asks
+
+
+def fit(
+    model: DDPM,  # trained in place; a new training starts from its weights
+    train_images: torch.Tensor,  # healthy slices [N,1,H,W] in [0,1]
+    validation_images: torch.Tensor,  # healthy slices of other subjects, like train_images
+    settings: TrainSettings,
+    out_dir,  # folder of the training; one that is already there is resumed
+    wandb_mode: str = "disabled",  # or "offline", "online"
+    on_validation: Callable | None = None,  # called with (averaged DDPM, rows of the log)
+    progress: bool = True,  # show a bar
+    overwrite: bool = False,  # start anew, whatever is in the folder
+    **facts,  # data set, split and what else to store in the header of the weights
+) -> Path:  # best.safetensors
+    "The best weights of a training on healthy slices, which starts or resumes here."
+    images = check_images(train_images, "training slices")
+    held_out = check_images(validation_images, "validation slices")
+    basis = dict(train=_content(images), validation=_content(held_out), start=facts.get("start"))
+    start_together(cpu=not torch.cuda.is_available())
+    accelerator, out_dir = Accelerator(cpu=not torch.cuda.is_available()), Path(out_dir)
+    images, held_out = images.to(accelerator.device), held_out.to(accelerator.device)
+    meta = _model_facts(model) | dict(settings=asdict(settings)) | provenance(**facts)
+    with alone(out_dir) if accelerator.is_main_process else contextlib.nullcontext():
+        training = _open_training(model, settings, out_dir, accelerator, overwrite, basis)
+        with tracker(wandb_mode if accelerator.is_main_process else "disabled", meta, out_dir) as log:
+            _run(training, images, held_out, meta, log, on_validation, progress)
+        if accelerator.is_main_process:
+            training.check_best()
+        accelerator.wait_for_everyone()  # the weights are there, whichever process asks
     return out_dir / "best.safetensors"
 
 # %% ../nbs/07_train.ipynb #7c1e5a03
@@ -468,11 +568,11 @@ def train(
     settings: TrainSettings,
     model: DDPM,  # as from `new_ddpm`
     start: str = "",  # what the model started from, for the record
-    **options,  # wandb_mode, progress of `fit`
+    **options,  # wandb_mode, progress, overwrite of `fit`
 ) -> Path:  # best.safetensors
     "The best weights of a training on a data set."
     train, held_out, _ = sets
-    if not (Path(out_dir) / "split.csv").is_file():
+    if options.get("overwrite") or not (Path(out_dir) / "split.csv").is_file():
         _write_split(out_dir, train, held_out)
     facts = dict(
         dataset=train.name,

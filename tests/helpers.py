@@ -9,7 +9,7 @@ from pathlib import Path
 from check_notebooks import ROOT
 
 BIN = Path(sys.executable).parent
-AUTODDPM = [sys.executable, "-c", "from autoddpm.cli import app; app(prog_name='autoddpm')"]
+AUTODDPM = [sys.executable, "-c", "from autoddpm.start import main; main()"]
 
 
 def environment(clone: Path = ROOT, **more: str) -> dict:

@@ -29,8 +29,8 @@ def inside(path: Path, package: Path) -> tuple:  # subpackages around a module
 def wrong_way(path: Path, package: Path) -> set:
     "Modules that a module imports against the direction of the arrows."
     folder = inside(path, package)
-    if path.name == "cli.py" and not folder:
-        return set()
+    if path.name in ("cli.py", "start.py") and not folder:
+        return set()  # the command line
     names = imported_modules(path.read_text(encoding="utf-8"), package, folder)
     return {name for name in names if name.split(".")[0] in NEVER["".join(folder[:1])]}
 

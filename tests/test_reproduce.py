@@ -148,7 +148,7 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(clone):
 
 def test_one_broken_notebook_stops_only_what_reads_it(clone):
     write_run(clone, "run_a", first="rows = []\nrows[seed]")
-    found = reproduce(clone, "--force", "--jobs", "2")
+    found = reproduce(clone, "--force", "--workers", "2")
     expect(found, 1, run_a="failed", fig_a="not run", fig_b="made", tab_both="not run")
     cell = r"FAILED run_a, code cell 3: rows = \[\]: IndexError: list index out of range.*run_a\.ipynb"
     assert re.search(cell, found[2]), f"it does not name the cell:\n{found[2]}"
@@ -163,7 +163,7 @@ def test_a_dead_kernel_is_named(clone):
 
 def test_a_killed_process_fails_what_it_ran_and_nothing_else(clone):
     write_run(clone, "run_a", first="import os\nimport time\nos.kill(os.getppid(), 9)\ntime.sleep(60)")
-    found = reproduce(clone, "--force", "--jobs", "1", "fig_a", "fig_b")
+    found = reproduce(clone, "--force", "--workers", "1", "fig_a", "fig_b")
     expect(found, 1, run_a="failed", fig_a="not run", fig_b="made")
     assert "FAILED run_a, code cell 3: import os: its process was killed" in found[2], found[2]
 
@@ -193,6 +193,29 @@ def test_stopped_in_the_middle_it_leaves_nothing_running(clone, by, code):
     finally:
         process.kill()
     assert "Traceback" not in (said := process.stderr.read()), said
+
+
+def test_killed_and_started_again_at_once(clone):
+    "The kernel of the killed run counts in a file; no number comes after the next run has begun."
+    pid, ticks = clone / "pid", clone / "ticks"
+    slow = (
+        "import os\nimport time\n_ = (folder / 'pid').write_text(str(os.getpid()))\n"
+        "while True:\n    time.sleep(0.05)\n    _ = (folder / 'ticks').write_text(str(time.time()))"
+    )
+    write_run(clone, "run_a", first=slow)
+    words = dict(cwd=clone, env=environment(clone), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen([*AUTODDPM, *SMOKE, "fig_a"], **words)
+    while not ticks.is_file():
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.1)
+    code, _, said = reproduce(clone, "fig_b")
+    assert code == 2 and "another run works there" in said and "Traceback" not in said, said
+    first.kill()
+    write_run(clone, "run_a", scale="3.0")
+    begun = time.time()
+    expect(reproduce(clone, "fig_a"), 0, run_a="made", fig_a="made")
+    assert float(ticks.read_text(encoding="utf-8")) < begun + 2 and pid.exists()
+    first.communicate()
 
 
 def test_two_runs_give_the_same_bytes(clone):

@@ -53,7 +53,7 @@ def run_library() -> tuple:  # notebooks passed and failed
 
 def run_figures() -> tuple:  # (1, 0) if every figure and table came out, else (0, 1)
     "`autoddpm reproduce` on the smoke profile, its lines shown as they come."
-    command = [*AUTODDPM, "reproduce", "--profile", "smoke", "--source", "simulated", "--jobs", "2"]
+    command = [*AUTODDPM, "reproduce", "--profile", "smoke", "--source", "simulated", "--workers", "2"]
     done = subprocess.run(command, cwd=ROOT, env=environment()).returncode == 0
     return int(done), int(not done)
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BELONGS', 'OWN_OPTIONS', 'PACKAGES', 'PaperNotebook', 'read_notebook', 'did_you_mean', 'find_notebooks', 'upstream',
            'chosen', 'typed_parameters', 'weight_hashes', 'sets_named', 'data_facts', 'other_results', 'home',
-           'read_manifest', 'State', 'survey', 'outdated', 'execute', 'end_with_parent', 'Workers', 'Job', 'short_bar',
-           'position', 'failure', 'make_record', 'write_manifest', 'Result', 'finish', 'Screen', 'cores', 'make',
-           'paper_folder', 'prepare', 'reproduce', 'open_console', 'show_list', 'show_summary']
+           'read_manifest', 'State', 'survey', 'outdated', 'execute', 'Workers', 'Job', 'short_bar', 'position',
+           'failure', 'make_record', 'write_manifest', 'Result', 'finish', 'Screen', 'cores', 'make', 'paper_folder',
+           'survey_needed', 'reproduce', 'open_console', 'show_list', 'show_summary']
 
 # %% ../../nbs/reproduce/runner.ipynb #046522be
 import ast
@@ -19,7 +19,6 @@ import json
 import os
 import re
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing import active_children, connection, get_context, parent_process
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import psutil
@@ -42,6 +41,8 @@ from ..data import load_dataset
 from ..dependencies import code_hashes
 from ..evaluation.runs import Place
 from ..evaluation.tables import paper_file
+from ..output import alone
+from ..processes import end_processes, end_with_parent
 from .claims import result_folders
 
 # %% ../../nbs/reproduce/runner.ipynb #cb4a6fde
@@ -311,16 +312,21 @@ def home(notebook: PaperNotebook, place: Place) -> Path:
 
 def _json(path: Path) -> dict:  # empty if there is none, or a damaged one
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_manifest(notebook: PaperNotebook, place: Place) -> dict:
     "The record of a notebook; empty if it has none."
     if notebook.is_run:
-        return _json(home(notebook, place) / "made.json")
-    return _json(place.figures / "manifest.json").get("notebooks", {}).get(notebook.stem, {})
+        record = _json(home(notebook, place) / "made.json")
+    else:
+        made = _json(place.figures / "manifest.json").get("notebooks")
+        record = made.get(notebook.stem) if isinstance(made, dict) else {}
+    whole = isinstance(record, dict) and all(isinstance(record.get(part), dict) for part in ("parts", "outputs"))
+    return record if whole else {}
 
 
 @dataclass
@@ -433,24 +439,6 @@ def execute(
     execute_notebook(notebook, copy, parameters, cwd=notebook.parent, progress_bar=False)
 
 
-def _end(processes: list):
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=5)
-
-
-def end_with_parent():
-    "In a process of the pool: when the process that started it is gone, end the kernel and leave."
-
-    def watch():
-        connection.wait([parent_process().sentinel])
-        _end(psutil.Process().children(recursive=True))
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
     "Ctrl-C waits for the end of this block, and processes started in it never see it: they are ended by us."
@@ -488,14 +476,14 @@ class Workers:
     def __exit__(self, error, *_):
         if error:
             own = [psutil.Process(child.pid) for child in set(active_children()) - self.others]
-            _end(own + [kernel for process in own for kernel in process.children(recursive=True)])
+            end_processes(own + [kernel for process in own for kernel in process.children(recursive=True)])
         self.pool.shutdown()
 
 
 class Job:
     "A notebook that runs."
 
-    def __init__(self, state: State, place: Place, workers: Workers, threads: int):
+    def __init__(self, state: State, place: Place, pool: Workers, threads: int):
         self.state, self.start, folder = state, time.time(), place.runs / "notebooks"
         folder.mkdir(parents=True, exist_ok=True)
         self.copy, self.progress = (folder / f"{state.notebook.stem}{ending}" for ending in (".ipynb", ".progress"))
@@ -509,7 +497,7 @@ class Job:
             PYDEVD_DISABLE_FILE_VALIDATION="1",
             AUTODDPM_PROGRESS=str(self.progress),
         )
-        self.future = workers.submit(state.notebook.path, self.copy, state.given, env)
+        self.future = pool.submit(state.notebook.path, self.copy, state.given, env)
 
     @property
     def seconds(self) -> float:
@@ -619,7 +607,8 @@ def write_manifest(notebook: PaperNotebook, place: Place, record: dict):
     if notebook.is_run:
         return write_json(home(notebook, place) / "made.json", record)
     path = place.figures / "manifest.json"
-    made = _json(path).get("notebooks", {}) | {notebook.stem: record}
+    before = _json(path).get("notebooks")
+    made = (before if isinstance(before, dict) else {}) | {notebook.stem: record}
     about = dict(profile=place.profile, dataset=place.name, simulated=place.simulated)
     write_json(path, about | dict(notebooks=dict(sorted(made.items()))))
 
@@ -707,11 +696,11 @@ def make(
     states: dict,  # of `survey`
     todo: list,  # of `outdated`
     place: Place,
-    jobs: int = 0,  # notebooks at a time; 0: two, if there are two cores
+    workers: int = 0,  # notebooks at a time; 0: two, if there are two cores
     console: Console | None = None,
 ) -> list:  # of Result
     "Run notebooks, each when what it reads is made; what fails stops only those that read it."
-    jobs = jobs or min(2, cores())
+    workers = workers or min(2, cores())
     waiting, running, results = list(todo), {}, {}
 
     def not_made(stem):
@@ -720,7 +709,7 @@ def make(
     def is_ready(stem):
         return not any(r in waiting or r in running for r in states[stem].notebook.reads)
 
-    with Screen(len(todo), console or Console()) as screen, Workers(jobs) as workers:
+    with Screen(len(todo), console or Console()) as screen, Workers(workers) as pool:
 
         def end(result):
             results[result.stem] = result
@@ -731,9 +720,9 @@ def make(
                 waiting.remove(stem)
                 end(Result(stem, "not run", why=f"needs {', '.join(not_made(stem))}"))
             ready = sorted(filter(is_ready, waiting), key=lambda s: not states[s].notebook.is_run)  # runs first
-            for stem in ready[: jobs - len(running)]:
+            for stem in ready[: workers - len(running)]:
                 waiting.remove(stem)
-                running[stem] = Job(states[stem], place, workers, max(1, cores() // jobs))
+                running[stem] = Job(states[stem], place, pool, max(1, cores() // workers))
                 screen.begin(stem)
             wait([job.future for job in running.values()], timeout=0.2, return_when=FIRST_COMPLETED)
             for stem, job in list(running.items()):
@@ -754,7 +743,7 @@ def paper_folder() -> Path:
     return folder
 
 
-def prepare(
+def survey_needed(
     folder: Path,  # of the notebooks
     place: Place,
     names: list = (),  # notebooks; none: all figures and tables
@@ -780,15 +769,16 @@ def reproduce(
     dataset: str = "atlas",
     source: str = "auto",
     parameters: list = (),  # pairs (name, text)
-    jobs: int = 0,  # notebooks at a time; 0: two, if there are two cores
+    workers: int = 0,  # notebooks at a time; 0: two, if there are two cores
     force: bool = False,  # make what was asked for even if it is up to date
     data: Callable = data_facts,
     console: Console | None = None,
 ) -> list:  # of Result
     "Make what is out of date."
-    asked, states = prepare(folder, place, names, dataset, source, parameters, data)
-    todo = outdated(states, asked, force)
-    done = make(states, todo, place, jobs, console) if todo else []
+    with alone(place.runs):
+        asked, states = survey_needed(folder, place, names, dataset, source, parameters, data)
+        todo = outdated(states, asked, force)
+        done = make(states, todo, place, workers, console) if todo else []
     return done + [Result(stem, "up to date") for stem in asked if stem not in todo]
 
 # %% ../../nbs/reproduce/runner.ipynb #26545e08

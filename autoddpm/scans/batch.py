@@ -6,27 +6,27 @@
 __all__ = ['list_scans', 'make_ready', 'ready_all', 'settled', 'detect_scans', 'summary']
 
 # %% ../../nbs/scans/batch.ipynb #842274a7
+import json
 import os
-import shutil
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import replace
-from datetime import timedelta
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
+from PIL import Image
 
 from ..config import progress_bar, provenance, sha256, write_json
 from ..data import read_picture, read_slice, scale_slice
 from ..find import FoundScan, dicom_series, find_scans, name_scans, short_hash, tell_passed
-from ..output import whole, writing
+from ..output import OutputError, alone, remove, whole, write_table
+from ..processes import run_each, start_together
 from .plan import OFF_LEVEL, find_anomalies, make_plan
 from autoddpm.scans.preprocess import (
     BOUNDS,
@@ -40,7 +40,9 @@ from autoddpm.scans.preprocess import (
 from autoddpm.scans.writing import (
     LEVEL,
     Ready,
+    as_signed,
     enlarge,
+    forget_scan,
     read_json,
     read_record,
     write_scan,
@@ -58,7 +60,7 @@ def list_scans(
 
     def own(s):
         record = read_json(Path(out) / s.id / "provenance.json")
-        free = not record or (record["path"], record["series"]) == (str(s.path), s.series)
+        free = not record or (record.get("path"), record.get("series")) == (str(s.path), s.series)
         return s if free else replace(s, id=f"{s.id}-{short_hash(f'{s.path} {s.series}')}")
 
     return [own(s) for s in name_scans(scans)], passed
@@ -148,6 +150,18 @@ def _try_ready(scan, levels, in_mni):
     return _ready_slice(scan) if _is_slice(scan.path) else _ready_volume(scan, levels, in_mni)
 
 
+def _told(error, scan):
+    "An error about one scan, in one line."
+    if isinstance(error, (ValueError, FileNotFoundError, OutputError)):
+        text = str(error)
+    elif isinstance(error, OSError):
+        text = error.strerror or str(error)
+    else:
+        text = f"{type(error).__name__}: {error}"
+    text = " ".join(text.split()).removeprefix(f"{scan.path}: ").removeprefix("volume: ")
+    return text.replace(str(scan.path), scan.path.name) or "cannot be read"
+
+
 def make_ready(
     scan: FoundScan,
     levels: list,  # z in mm, of `parse_levels`
@@ -158,26 +172,12 @@ def make_ready(
         return scan.reason
     try:
         return _try_ready(scan, levels, in_mni)
-    except (ValueError, FileNotFoundError) as error:
-        text = str(error)
-    except OSError as error:
-        text = error.strerror or str(error)
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-    text = " ".join(text.split()).removeprefix(f"{scan.path}: ").removeprefix("volume: ")
-    return text.replace(str(scan.path), scan.path.name) or "cannot be read"
+        return _told(error, scan)
 
 # %% ../../nbs/scans/batch.ipynb #744695f5
-def _pool(workers):
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-
-
-def _alone(task):
-    try:
-        with _pool(1) as pool:
-            return pool.submit(make_ready, *task).result()
-    except BrokenProcessPool:
-        return "reading it ended the process (out of memory?)"
+def _lost(*task):
+    return "reading it ended the process (out of memory?)"
 
 
 def ready_all(
@@ -187,60 +187,83 @@ def ready_all(
     workers: int = 0,  # processes; 0: this one
 ) -> Iterator:  # of what `make_ready` returns, in order
     "Preprocess scans, few at a time."
-    tasks = ((scan, levels, in_mni) for scan in scans)
-    if not workers:
-        yield from (make_ready(*task) for task in tasks)
-        return
-    pool, ahead = _pool(workers), deque()
-    try:
-        while True:
-            while len(ahead) < 2 * workers and (task := next(tasks, None)):
-                ahead.append((task, pool.submit(make_ready, *task)))
-            if not ahead:
-                return
-            task, future = ahead.popleft()
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                pool.shutdown(wait=False, cancel_futures=True)
-                broken, pool = [task, *(t for t, _ in ahead)], _pool(workers)
-                ahead.clear()
-                for task in broken:
-                    yield _alone(task)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    return run_each(make_ready, ((scan, levels, in_mni) for scan in scans), workers, _lost)
 
 # %% ../../nbs/scans/batch.ipynb #c411a6d4
-def _skip(folder, scan, reason, request):
-    "Write why a scan was left out; a file that could be read is not tried again."
+def _skip(folder, scan, reason, request, again=False):
+    "Write why a scan was left out; a file that could be read is not tried again, unless `again`."
     try:
-        identity = dict(stamp=_stamp(_files(scan)))
+        identity = {} if again else dict(stamp=_stamp(_files(scan)))
     except (OSError, KeyError, ValueError):
         identity = {}
     write_skipped(folder, scan, reason, dict(request=request, **identity))
+
+
+def _unchanged(record, scan, check):
+    "Whether the files of a scan are those of its record."
+    files = _files(scan)
+    if not all(f.is_file() and os.access(f, os.R_OK) for f in files):
+        return False
+    if not check and _stamp(files) == record["stamp"]:
+        return True
+    return "sha256" in record and record["sha256"] == _identity(scan)["sha256"]
 
 
 def settled(
     folder: Path,  # of a scan
     scan: FoundScan,
     request: str,  # `Plan.request`
+    check: bool = False,  # whether files are unchanged is seen from their content alone
 ) -> dict | None:  # its record
     "The record of a scan that was done, or skipped, by the same request."
     record = read_record(folder)
     if record is None or record.get("request") != request or "stamp" not in record:
         return None
     try:
-        files = _files(scan)
-        if not all(f.is_file() and os.access(f, os.R_OK) for f in files):
+        if not _unchanged(record, scan, check):
             return None
-        same = _stamp(files) == record["stamp"] or record.get("sha256") == _identity(scan)["sha256"]
-    except (OSError, KeyError):
+    except (OSError, KeyError, ValueError):
         return None
-    return record if same and (record["status"] == "done" or record["tried"] != bool(scan.reason)) else None
+    if record["status"] == "done":
+        return record if as_signed(folder, record["files"]) else None
+    return record if record["tried"] != bool(scan.reason) else None
+
+# %% ../../nbs/scans/batch.ipynb #e4f87475
+def _flat(facts, before=""):
+    "Nested settings as one dictionary."
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def _differences(record, shown):
+    "How the settings of a record differ from those of now."
+    there = dict(_flat({name: record[name] for name in shown if name in record}))
+    now = dict(_flat({name: value for name, value in shown.items() if name in record}))
+    return [f"{k}: {there.get(k)} there, {now.get(k)} now" for k in {**there, **now} if there.get(k) != now.get(k)]
+
+
+def _make_room(out, plan, overwrite):
+    "Refuse to mix results of several settings in one folder, or remove those of other settings."
+    shown = json.loads(json.dumps(plan.shown, default=str))
+    for path in sorted(out.glob("*/provenance.json")):
+        record = read_record(path.parent)
+        if record is None or not (differ := _differences(record, shown)):
+            continue
+        if not overwrite:
+            more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
+            raise ValueError(
+                f"{out}: holds results of other settings ({'; '.join(differ[:3])}{more}); "
+                "choose another folder, or replace them by --overwrite"
+            )
+        forget_scan(path.parent)
 
 # %% ../../nbs/scans/batch.ipynb #7d5634f2
-def _row(folder, scan):
-    record = read_record(folder) or dict(status="skipped", reason="not reached")
+def _row(folder, scan, told):
+    record = None if scan.id in told else read_record(folder)
+    record = record or dict(status="skipped", reason=told.get(scan.id, "not reached"))
     return dict(
         id=scan.id,
         path=str(scan.path),
@@ -253,36 +276,62 @@ def _row(folder, scan):
     )
 
 
-def _collect(out, scans):
+def _collect(out, scans, told):
     "The table of all scans, and of all slices."
-    table = pd.DataFrame([_row(out / s.id, s) for s in scans])
-    slices = [
-        dict(id=s.id, **entry)
-        for s in scans
-        for entry in (read_json(out / s.id / "provenance.json") or {}).get("slices", [])
-    ]
+    table = pd.DataFrame([_row(out / s.id, s, told) for s in scans])
+    slices = [dict(id=s.id, **entry) for s in scans for entry in (read_record(out / s.id) or {}).get("slices", [])]
     kinds = {"score": float, "percentile": float, "share": float, "voxels": "Int64", "level": "Int64"}
     return table.astype(kinds), pd.DataFrame(slices, columns=["id", "level", "score"])
 
 
-def _write_table(table, path):
-    with whole(path, path.parent / ".aside") as part:
-        table.to_csv(part, index=False, float_format="%.6g")
-
-
 def _write_run(out, plan, facts, passed):
     "What made the results, for all scans."
-    known = dict(
-        request=plan.request, healthy=plan.healthy, levels=plan.levels, passed_over=dict(sorted(passed.items()))
-    )
+    known = dict(request=plan.request, healthy=plan.healthy, passed_over=dict(sorted(passed.items())))
     with whole(out / "run.json", out / ".aside") as part:
         write_json(part, dict(facts, **known))
 
 # %% ../../nbs/scans/batch.ipynb #73d92947
-def _run_groups(groups, out, plan, facts, batch_size, workers, progress):
-    "Every batch that is not complete."
-    request = plan.request
-    known = {s.id: (settled(out / s.id, s, request) or {}).get("status") for group in groups for s in group}
+def _keep(out, scan, request, told, write):
+    "Write the results of a scan, or why there are none; the run stops only if the disk takes nothing more."
+    try:
+        try:
+            write(out / scan.id)
+        except OutputError:
+            raise
+        except Exception as error:  # one scan must not end the run
+            _skip(out / scan.id, scan, _told(error, scan), request, again=True)
+    except OutputError as error:
+        if not error.only_here:
+            raise
+        told[scan.id] = str(error)
+
+
+def _find(taken, plan, batch_size):
+    "The images of each scan, or an error; a batch that fails is tried scan by scan."
+    try:
+        images = find_anomalies(plan, torch.from_numpy(np.concatenate([r.slices for _, r in taken])), batch_size)
+    except Exception as error:
+        return [error] if len(taken) == 1 else [found for one in taken for found in _find([one], plan, batch_size)]
+    ends = np.cumsum([len(ready.slices) for _, ready in taken])
+    return [{stage: x[end - len(r.slices) : end] for stage, x in images.items()} for (_, r), end in zip(taken, ends)]
+
+
+def _run_batch(taken, out, plan, facts, batch_size, known, told):
+    for (scan, ready), images in zip(taken, _find(taken, plan, batch_size) if taken else []):
+
+        def write(folder, scan=scan, ready=ready, images=images):
+            if isinstance(images, Exception):
+                raise images
+            write_scan(folder, scan, ready, images, plan, facts)
+
+        if known[scan.id] is None:
+            _keep(out, scan, facts["request"], told, write)
+
+
+def _run_groups(groups, out, plan, facts, batch_size, workers, check, progress):
+    "Every batch that is not complete; returns what could not be recorded, by id."
+    request, told = plan.request, {}
+    known = {s.id: (settled(out / s.id, s, request, check) or {}).get("status") for group in groups for s in group}
 
     def skipped(s):
         return known[s.id] == "skipped"
@@ -297,28 +346,24 @@ def _run_groups(groups, out, plan, facts, batch_size, workers, progress):
             for scan in group:
                 ready = None if skipped(scan) else next(stream)
                 if isinstance(ready, str):
-                    _skip(out / scan.id, scan, ready, request)
+                    _keep(out, scan, request, told, partial(_skip, scan=scan, reason=ready, request=request))
                     bad += 1
                 elif ready is not None:
                     taken.append((scan, ready))
-            _run_batch(taken, out, plan, dict(facts, request=request), batch_size, known)
+            _run_batch(taken, out, plan, dict(facts, request=request), batch_size, known, told)
             bar.set_postfix_str(f"{bad} skipped", refresh=False)
             bar.update(len(group))
-
-
-def _run_batch(taken, out, plan, facts, batch_size, known):
-    if not taken:
-        return
-    images = find_anomalies(plan, torch.from_numpy(np.concatenate([ready.slices for _, ready in taken])), batch_size)
-    first = 0
-    for scan, ready in taken:
-        last = first + len(ready.slices)
-        if known[scan.id] is None:
-            own = {stage: x[first:last] for stage, x in images.items()}
-            write_scan(out / scan.id, scan, ready, own, plan, facts)
-        first = last
+    return told
 
 # %% ../../nbs/scans/batch.ipynb #f306707a
+def _write_tables(out, plan, facts, table, every, passed):
+    write_table(table, out / "scores.csv", out / ".aside")
+    if plan.levels != [LEVEL]:
+        write_table(every, out / "slices.csv", out / ".aside")
+    _write_run(out, plan, facts, passed)
+    remove(out / ".aside")
+
+
 def detect_scans(
     paths: list,  # files and folders
     out: Path,  # folder of the results, one folder per scan; made if missing
@@ -333,9 +378,11 @@ def detect_scans(
     progress: bool = True,
     threshold: float | None = None,  # of the map, for the mask that is written; None: the calibrated one
     known: dict | None = None,  # what the file of the weights does not say, as in `load_checkpoint`
+    overwrite: bool = False,  # replace results of other settings
+    check: bool = False,  # see from their content, not from size and time, whether scans have changed
 ) -> pd.DataFrame:  # one row per scan; `attrs["passed_over"]` counts what was no scan by its name or content
     "From scans to anomaly maps on disk; started again, it goes on where it was stopped."
-    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # ranks wait for each other at the end only
+    state = start_together(device == "cpu")
     if device == "cuda" and state.num_processes > 1:
         device = str(state.device)
     plan, out = make_plan(weights, chain, slices, device, seeds, in_mni, threshold, known), Path(out)
@@ -343,35 +390,28 @@ def detect_scans(
         warnings.warn(OFF_LEVEL, stacklevel=2)
     if plan.uncalibrated and isinstance(chain, str) and state.is_main_process:
         warnings.warn(plan.uncalibrated, stacklevel=2)
+    batch_size = batch_size or (len(plan.levels) if device == "cpu" else 16)
+    each = max(1, batch_size // len(plan.levels))  # scans
+    facts = provenance(**plan.shown, notes=plan.notes)
     scans, passed = list_scans([paths] if isinstance(paths, (str, Path)) else paths, out)
     if not scans:
         rest = f" ({tell_passed(passed)} passed over)" if passed else ""
         where = ", ".join(map(str, np.atleast_1d(paths)))
         raise ValueError(f"{where}: no scan in it{rest}; .nii, .nii.gz, .png, .npy and folders of DICOM are read")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    batch_size = batch_size or (len(plan.levels) if device == "cpu" else 16)
-    each = max(1, batch_size // len(plan.levels))  # scans
     groups = [scans[k : k + each] for k in range(0, len(scans), each)][state.process_index :: state.num_processes]
-    facts = provenance(
-        weights=plan.detector.identity,
-        settings=plan.record,
-        seeds=seeds,
-        threshold=plan.threshold,
-        by_hand=plan.by_hand,
-        notes=plan.notes,
-    )
-    _run_groups(groups, out, plan, facts, batch_size, workers, progress and state.is_local_main_process)
-    state.wait_for_everyone()
-    table, every = _collect(out, scans)
-    table.attrs["passed_over"] = dict(passed)
-    if state.is_main_process:
-        _write_table(table, out / "scores.csv")
-        if plan.levels != [LEVEL]:
-            _write_table(every, out / "slices.csv")
-        _write_run(out, plan, facts, passed)
-        shutil.rmtree(out / ".aside", ignore_errors=True)
-    state.wait_for_everyone()
+    state.wait_for_everyone()  # all have seen the same
+    with alone(out) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            _make_room(out, plan, overwrite)
+        state.wait_for_everyone()
+        shown = progress and state.is_local_main_process
+        told = _run_groups(groups, out, plan, facts, batch_size, workers, check, shown)
+        state.wait_for_everyone()
+        table, every = _collect(out, scans, told)
+        table.attrs["passed_over"] = dict(passed)
+        if state.is_main_process:
+            _write_tables(out, plan, facts, table, every, passed)
+        state.wait_for_everyone()
     return table
 
 # %% ../../nbs/scans/batch.ipynb #fd8b8f39

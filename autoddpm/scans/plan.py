@@ -68,6 +68,12 @@ class Plan(Calibrated):
     uncalibrated: str = ""  # what is done for want of a calibration
 
     @property
+    def shown(self) -> dict:
+        "What a record says of it."
+        chosen = dict(settings=self.record, levels=self.levels, seeds=self.seeds, in_mni=self.in_mni)
+        return dict(weights=self.detector.identity, **chosen, threshold=self.threshold)
+
+    @property
     def request(self) -> str:
         "Hash of it all."
         chosen = [self.record, self.levels, self.seeds, self.in_mni, self.threshold, self.healthy]
@@ -130,11 +136,10 @@ def _notes(calibrated, levels, seeds, by_hand=False):
 
 def _check_device(device):
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {device!r} is not available ({str(error).splitlines()[0]}); give cpu, or mend the driver"
-        ) from error
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(f"device {device!r} is not available ({reason}); give cpu, or mend the driver") from error
 
 
 def choose_detector(

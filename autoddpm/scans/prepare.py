@@ -10,30 +10,24 @@ __all__ = ['RECIPE', 'UNREGISTERED', 'COLUMNS', 'Item', 'make_id', 'list_items',
 import hashlib
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import re
-import shutil
-import signal
 import tarfile
 import textwrap
 import warnings
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
-import torch
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from ..config import progress_bar, provenance, repo_root, sha256
+from ..config import progress_bar, provenance, repo_root, sha256, write_json
 from autoddpm.data import (
     HOW,
     box_mask,
@@ -49,8 +43,9 @@ from autoddpm.data import (
 )
 from ..evaluation.baselines import MeanSlice
 from ..find import bare_name, dicom_series, find_scans, tell_passed, walk_folders
-from ..output import OutputError, whole, writing
+from ..output import OutputError, alone, own_folder, remove, whole, write_table, writing
 from ..phantom import NATIVE_SHAPE, SLICE_AFFINE
+from ..processes import run_each
 from autoddpm.scans.preprocess import (
     BOUNDS,
     mni_template,
@@ -59,6 +54,7 @@ from autoddpm.scans.preprocess import (
     slice_likeness,
     suspicions,
 )
+from .writing import as_signed, is_sealed, read_json, seal, sign_files
 from ..volumes import MOST_VOXELS, binary, check_size
 
 # %% ../../nbs/scans/prepare.ipynb #a1ba6f79
@@ -349,7 +345,7 @@ def _preprocess_item(root, item, out):
 
 def _save_bytes(path, data):
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(path.parent)
         path.write_bytes(data)
 
 # %% ../../nbs/scans/prepare.ipynb #3a3e1228
@@ -484,29 +480,28 @@ def _make(root, item, out, paths, digest):
             paths["quality"], lambda path: _save_figure(draw_quality(prepared, f"{item.id}   {'; '.join(odd)}"), path)
         )
     versions = {name: importlib.metadata.version(name) for name in ("SimpleITK", "nilearn")}
-    record = provenance(**record, registration_packages=versions)
+    made = [paths[kind] for kind in ("slice", "mask", "quality") if paths[kind].is_file()]
+    record = seal(provenance(**record, registration_packages=versions, files=sign_files(made)))
     _save(
         paths["record"],
-        lambda path: path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8"),
+        lambda path: path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8"),
     )
     return record
 
 
 def _finished(root, item, paths, digest):
     "The record of an item that needs no work."
-    try:
-        record = json.loads(paths["record"].read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    record = read_json(paths["record"]) or {}
+    asked = dict(recipe=RECIPE, hash=digest, in_mni=item.in_mni, mask_hash=_mask_hash(root, item))
+    if not is_sealed(record) or any(record.get(key) != value for key, value in asked.items()):
         return None
-    same = all(
-        record.get(key) == value
-        for key, value in dict(recipe=RECIPE, hash=digest, in_mni=item.in_mni, mask_hash=_mask_hash(root, item)).items()
-    )
-    return (
-        record
-        if same and paths["slice"].is_file() and (paths["mask"].is_file() or not (item.mask or item.boxes))
-        else None
-    )
+    kinds = dict(facts=dict, suspicions=list, files=dict)
+    if not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        return None
+    wanted = [kind for kind in ("slice", "mask", "quality") if kind != "mask" or item.mask or item.boxes]
+    complete = {paths[kind].name for kind in wanted} <= {*record["files"]}
+    signed = {kind: {k: v for k, v in record["files"].items() if k == paths[kind].name} for kind in wanted}
+    return record if complete and all(as_signed(paths[kind].parent, signed[kind]) for kind in wanted) else None
 
 # %% ../../nbs/scans/prepare.ipynb #35c1f302
 COLUMNS = [
@@ -544,10 +539,11 @@ def prepare_item(
         if record is None:
             _forget(paths)
             record = _make(root, item, out, paths, digest)
-    except OutputError:
-        raise  # of the disk, not of the scan
     except Exception as error:  # one scan must not end the run
-        _forget(paths)
+        if isinstance(error, OutputError) and not error.only_here:
+            raise  # of the disk, not of the scan
+        with suppress(OSError):  # of a name that the file system cannot hold
+            _forget(paths)
         known = isinstance(error, (ValueError, OSError))
         reason = (
             " ".join(str(error).split())
@@ -638,59 +634,63 @@ def _write_splits(table, out):
             pd.DataFrame(dict(filename=names)).to_csv(part, index=False)
 
 
-def _start_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the run
-    torch.set_num_threads(1)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+def _lost(item, root, out):
+    "The row of an item that ended its process."
+    row = dict(id=item.id, source=item.source, part=item.part, mask=item.mask)
+    return row | dict(status="skipped", reason="reading it ended the process (out of memory?)")
 
 
-def _rows(items, root, out, jobs):
-    if jobs == 1:
-        for item in items:
-            yield prepare_item(item, root, out)
-        return
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        for future in as_completed([pool.submit(prepare_item, item, root, out) for item in items]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            f"{root}: a process died (killed, or out of memory?); run again with fewer jobs, what is finished is kept"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _make_room(kind, out, overwrite):
+    "Refuse to mix slices of several kinds of data set in one folder, or remove those of another kind."
+    for folder in ("slices", "quality", "records"):
+        if (out / folder).is_symlink():
+            raise OutputError(f"{out / folder}: a link, and results are not written through links; remove it")
+    there = (read_json(out / "run.json") or {}).get("kind", kind)
+    if there != kind and not overwrite:
+        raise ValueError(
+            f"{out}: holds slices of another kind of data set ({there} there, {kind} now); "
+            "choose another folder, or replace them by --overwrite"
+        )
+    if there != kind:
+        for record in (out / "records").glob("*.json"):
+            for level in ("", "_z23"):
+                for mask in ("", "_mask"):
+                    remove(out / "slices" / f"{record.stem}{level}{mask}.nii.gz")
+            remove(out / "quality" / f"{record.stem}.png")
+            remove(record)
+    remove(out / ".aside")  # of a run that was killed
+    write_json(out / "run.json", dict(kind=kind))
 
 # %% ../../nbs/scans/prepare.ipynb #48a198de
 def prepare(
     kind: str,  # "ixi", "atlas", "fastmri" or "folder"
     root: Path,  # where the raw scans lie; for IXI also the tar file
     out: Path,  # what is made goes here; run again to go on
-    jobs: int = 1,  # processes, each some 2 GB
+    workers: int = 0,  # processes, each some 2 GB; 0: this one
     progress: bool = True,
+    overwrite: bool = False,  # replace slices of another kind of data set
 ) -> pd.DataFrame:  # one row per item, with the columns of `COLUMNS`, as in out/index.csv; `attrs["passed_over"]`
     "From raw scans to slices."
     root, out = Path(root).expanduser(), Path(out).expanduser()
-    if jobs < 1:
-        raise ValueError(f"{jobs} jobs; give at least one")
+    if workers < 0:
+        raise ValueError(f"{workers} workers; give 0 or more")
     if root.resolve() == out.resolve():
         raise ValueError(f"{out}: raw scans lie there; choose another folder for what is made")
     items, passed = list_items(kind, root, out)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(out / ".aside", ignore_errors=True)  # of a run that was killed
-    rows = []
-    with progress_bar(len(items), desc="prepare", unit="scan", disable=not progress) as bar:
-        for row in _rows(items, root, out, jobs):
-            rows.append(row)
-            bar.update()
-    order = {item.id: k for k, item in enumerate(items)}
-    table = _same_twice(pd.DataFrame(sorted(rows, key=lambda row: order[row["id"]])).reindex(columns=COLUMNS))
-    table.attrs["passed_over"] = dict(passed)
-    with whole(out / "index.csv", out / ".aside") as part:
-        table.to_csv(part, index=False, float_format="%.6g")
-    with whole(out / "contact.png", out / ".aside") as part:
-        contact_sheet(table, out).save(part)
-    if kind == "ixi":
-        _write_splits(table, out)
-    shutil.rmtree(out / ".aside", ignore_errors=True)
+    with alone(out):
+        _make_room(kind, out, overwrite)
+        rows = run_each(prepare_item, ((item, root, out) for item in items), workers, _lost)
+        with progress_bar(len(items), desc="prepare", unit="scan", disable=not progress) as bar:
+            table = []
+            for row in rows:
+                table.append(row)
+                bar.update()
+        table = _same_twice(pd.DataFrame(table).reindex(columns=COLUMNS))
+        table.attrs["passed_over"] = dict(passed)
+        write_table(table, out / "index.csv", out / ".aside")
+        with whole(out / "contact.png", out / ".aside") as part:
+            contact_sheet(table, out).save(part)
+        if kind == "ixi":
+            _write_splits(table, out)
+        remove(out / ".aside")
     return table

@@ -26,6 +26,7 @@ from ..data import check_lesion, scale_slice
 from ..evaluation.baselines import MeanSlice
 from ..find import dicom_series
 from ..phantom import SLICE_AFFINE
+from ..processes import apart
 from .frames import Frame, check_frames, read_frames
 from autoddpm.volumes import (
     check_mask,
@@ -91,6 +92,7 @@ def _read_series(files, where):
     return sitk.GetArrayFromImage(image), affine
 
 
+@apart
 def read_dicom(
     files: list,  # of one series, in order, as in `dicom_series`
     where: str,  # what it is, for the message

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LEVEL', 'STAGES', 'TILE', 'BAND', 'Ready', 'Calibrated', 'enlarge', 'to_grid', 'draw_strip', 'draw_overlay',
-           'folder_aside', 'read_json', 'read_record', 'write_scan', 'write_skipped']
+           'forget_scan', 'folder_aside', 'sign_files', 'as_signed', 'seal', 'is_sealed', 'read_json', 'read_record',
+           'write_scan', 'write_skipped']
 
 # %% ../../nbs/scans/writing.ipynb #6cff7bc3
 import json
-import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,10 +23,10 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from ..calibrate import head_mask
-from ..config import write_json
+from ..config import sha256, write_json
 from ..detect import plain_settings
-from ..find import FoundScan
-from ..output import writing
+from ..find import FoundScan, short_hash
+from ..output import own_folder, remove, writing
 from ..phantom import NATIVE_SHAPE, SLICE_AFFINE, to_native
 from .preprocess import MNI_AFFINE, MNI_SHAPE, Registration, to_scan
 from ..store import TITLES
@@ -221,39 +221,103 @@ _RECORDS = ("provenance.json", "skipped.json")
 _FILES = ("strip.png", "overlay.png", *(f"{n}{s}.nii.gz" for n in _OUTPUTS for s in ("", "_space-MNI152")))
 
 
+def _take_away(folder):
+    "Remove the results of a scan, its record first, and nothing else."
+    for name in (*_RECORDS, *_FILES):
+        remove(folder / name)
+
+
+def forget_scan(folder: Path):
+    "Remove the results of a scan, and its folder if nothing else is in it; of a link, the link alone."
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    _take_away(folder)
+    with suppress(OSError):
+        folder.rmdir()
+
+
 @contextmanager
 def folder_aside(
     folder: Path,  # of a scan's results
 ):  # path of a folder to write to
     "Files that take their places when all of them are there; if that fails, nothing has changed."
-    aside = folder.parent / ".aside" / folder.name
+    aside = own_folder(folder.parent / ".aside") / folder.name
     with writing(folder):
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         try:
-            aside.mkdir(parents=True)
+            aside.mkdir()
             yield aside
-            folder.mkdir(exist_ok=True)
-            for name in (*_RECORDS, *_FILES):
-                (folder / name).unlink(missing_ok=True)
+            _take_away(own_folder(folder))
             for path in sorted(aside.iterdir(), key=lambda p: (p.name in _RECORDS, p.name)):
                 path.replace(folder / path.name)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
 
 
-def read_json(path: Path):  # what it holds; None: there is no complete file
-    "A JSON file."
+def sign_files(paths: list) -> dict:  # name -> [bytes, hash]
+    "What tells later whether files are as they were written."
+    return {p.name: [p.stat().st_size, sha256(p)] for p in sorted(paths)}
+
+
+def as_signed(
+    folder: Path,
+    files: dict,  # of `sign_files`
+) -> bool:
+    "Whether all of these files lie in a folder, as they were written."
+
+    def same(path, size, digest):
+        return path.is_file() and path.stat().st_size == size and sha256(path) == digest
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return all(same(folder / name, *facts) for name, facts in files.items())
+    except (OSError, TypeError, ValueError):
+        return False
+
+
+def seal(record: dict) -> dict:
+    "A record with a hash of what it says, so that a damaged one is known."
+    record = json.loads(json.dumps(record, default=str))
+    return record | dict(seal=short_hash(json.dumps(record, sort_keys=True)))
+
+
+def is_sealed(record: dict) -> bool:
+    "Whether a record says what it said when it was sealed."
+    said = {name: value for name, value in record.items() if name != "seal"}
+    return record.get("seal") == short_hash(json.dumps(said, sort_keys=True))
+
+
+def read_json(path: Path) -> dict | None:  # None: there is no complete file, or it holds something else
+    "A JSON file with a dictionary."
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    return found if isinstance(found, dict) else None
+
+
+_NUMBER, _MAYBE = (int, float), (int, float, type(None))
+_EVERY = dict(id=str, path=str, series=str, status=str)
+_MORE = dict(
+    done=dict(score=_NUMBER, level=_MAYBE, percentile=_MAYBE, share=_MAYBE, voxels=_MAYBE)
+    | dict(suspect=list, slices=list, files=dict),
+    skipped=dict(reason=str, tried=bool),
+)
+
+
+def _is_record(found):
+    "Whether a dictionary is a record as this version writes it."
+    kinds = _EVERY | _MORE.get(found.get("status"), dict(status=type(None)))
+    fits = all(isinstance(found.get(name), kind) for name, kind in kinds.items())
+    return fits and all(isinstance(entry, dict) and {"level", "score"} == {*entry} for entry in found.get("slices", []))
 
 
 def read_record(
     folder: Path,  # of a scan's results
-) -> dict | None:
+) -> dict | None:  # None: nothing is there, or nothing that can be used
     "What is known of a scan: how it was done, or why it was skipped."
-    return read_json(folder / "provenance.json") or read_json(folder / "skipped.json")
+    found = (read_json(folder / name) for name in _RECORDS)
+    return next((record for record in found if record and _is_record(record) and is_sealed(record)), None)
 
 # %% ../../nbs/scans/writing.ipynb #94d6d854
 def _bring_back(ready, name, images, threshold):
@@ -350,8 +414,8 @@ def write_scan(
     with folder_aside(folder) as aside:
         planes, marked = _write_images(aside, ready, images, measured.threshold)
         _draw(aside, ready, images, planes, main, measured)
-        record |= dict(voxels=marked, files=sorted(p.name for p in aside.iterdir()))
-        write_json(aside / "provenance.json", plain_settings(record) | facts)
+        record |= dict(voxels=marked, files=sign_files(list(aside.iterdir())))
+        write_json(aside / "provenance.json", seal(plain_settings(record) | facts))
     return record
 
 
@@ -372,5 +436,5 @@ def write_skipped(
         **facts,
     )
     with folder_aside(folder) as aside:
-        write_json(aside / "skipped.json", record)
+        write_json(aside / "skipped.json", seal(record))
     return record
