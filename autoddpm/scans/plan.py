@@ -71,7 +71,7 @@ class Plan(Calibrated):
     def shown(self) -> dict:
         "What a record says of it."
         chosen = dict(settings=self.record, levels=self.levels, seeds=self.seeds, in_mni=self.in_mni)
-        return dict(weights=self.detector.identity, **chosen, threshold=self.threshold)
+        return dict(weights=self.detector.identity, **chosen, threshold=self.threshold, by_hand=self.by_hand)
 
     @property
     def request(self) -> str:
