@@ -81,7 +81,7 @@ def kill_half_way(study: Path, out: Path, after: int) -> int:  # scans that were
 
 
 def contents(out: Path) -> dict:
-    files = (p for p in sorted(out.rglob("*")) if p.is_file())
+    files = (p for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock")  # it holds a process number
     return {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
