@@ -248,7 +248,7 @@ def list_items(
     return items, passed
 
 # %% ../../nbs/scans/prepare.ipynb #bef182ac
-RECIPE = 1  # counts up when the same scan would give another slice
+RECIPE = 2  # counts up when the same scan would give another slice
 
 
 def _is_flat(item):
