@@ -26,7 +26,7 @@ from PIL import Image
 
 from ..config import PAPER
 from ..phantom import SLICE_AFFINE
-from .clusters import percentile, read_clusters
+from .clusters import read_clusters
 from ..store import TITLES
 
 # %% ../../nbs/scans/card.ipynb #d08113f0
@@ -149,9 +149,7 @@ def score_histogram(
     ticks = [dict(x=20 + 600 * t / top, label=f"{t:.3g}") for t in MaxNLocator(5).tick_values(0, top) if t <= top]
     bars, mark = _bars(healthy, edges, "healthy", 80), None
     if len(scores) == 1:
-        known = percentile(scores[0], sorted(healthy))
-        beside = "" if known is None else f", higher than {known:.0f} % of the healthy slices"
-        mark = dict(x=20 + 600 * scores[0] / top, label=f"this scan: {scores[0]:.3f}{beside}")
+        mark = 20 + 600 * scores[0] / top
     else:
         bars += _bars(scores, edges, "scans", -66)
     return fill_template("histogram.svg.j2", bars=bars, ticks=ticks, healthy=len(healthy), scans=len(scores), mark=mark)
@@ -189,19 +187,30 @@ _SHOWN = 10  # regions on a page; all are in the table
 def _regions(path) -> list | None:  # None: without a threshold there are no regions
     if not path.is_file():
         return None
-    forms = dict(peak=".3f", mean=".3f", percentile=".0f", area_mm2=".0f", volume_ml=".2f")
+    forms = {
+        "peak": ("peak", ".3f"),
+        "mean": ("mean", ".3f"),
+        "percentile": ("percentile", ".0f"),
+        "area, mm²": ("area_mm2", ".0f"),
+        "volume, mL": ("volume_ml", ".2f"),
+    }
     return [
         dict(
             number=r.cluster,
             side=r.side,
-            numbers=[
-                *(number(getattr(r, name), form) for name, form in forms.items()),
-                _place(r.x, r.y, r.z),
-                _place(r.x_mni, r.y_mni, r.z_mni),
-            ],
+            numbers={
+                **{heading: number(getattr(r, name), form) for heading, (name, form) in forms.items()},
+                "peak at, mm of the scan": _place(r.x, r.y, r.z),
+                "peak at, mm in MNI space": _place(r.x_mni, r.y_mni, r.z_mni),
+            },
         )
         for r in read_clusters(path).itertuples()
     ]
+
+
+def _heads(regions):
+    "The columns in which something is known."
+    return [name for name in (regions[0]["numbers"] if regions else ()) if any(r["numbers"][name] for r in regions)]
 
 
 def _links(names, address) -> dict:  # heading -> links
@@ -246,6 +255,7 @@ def make_card(
         limit=f"{map_limit(threshold):.2g}",
         threshold=number(threshold, ".2g"),
         clusters=regions and regions[:_SHOWN],
+        heads=_heads(regions or []),
         more=len((regions or [])[_SHOWN:]),
         table=f"{address}clusters.tsv",
         files=_links(names, address),

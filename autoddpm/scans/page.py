@@ -30,11 +30,13 @@ _COLUMNS = {
 }  # heading -> column of the table, format, factor
 
 
-def _numbers(row) -> list:
+def _numbers(row) -> dict:  # by heading
     "The numbers of a scan, to be read and to be sorted by."
-    for column, form, factor in _COLUMNS.values():
-        value = getattr(row, column)
-        yield dict(text=number(value * factor, form), value=number(value, ".6g" if form[-1] == "f" else "d"))
+
+    def both(value, form, factor):
+        return dict(text=number(value * factor, form), value=number(value, ".6g" if form[-1] == "f" else "d"))
+
+    return {name: both(getattr(row, column), form, factor) for name, (column, form, factor) in _COLUMNS.items()}
 
 
 def _address(id) -> str:
@@ -58,7 +60,7 @@ def _rows(done, out, threshold, pictures) -> list:
             anchor=f"scan-{k}",
             address=f"{_address(row.id)}report.html",
             suspect=row.suspect,
-            numbers=list(_numbers(row)),
+            numbers=_numbers(row),
             card=_card(row, out, threshold) if k <= pictures else None,
         )
         for k, row in enumerate(done.itertuples(), 1)
@@ -83,7 +85,7 @@ def _page(run, table, rows) -> str:
         "report.html.j2",
         run,
         plural=len(table) > 1,
-        heads=["scan", *_COLUMNS],
+        heads=["scan", *(name for name, (column, *_) in _COLUMNS.items() if table[column].notna().any())],
         summary=summary(table).splitlines(),
         histogram=score_histogram(table.score.dropna().tolist(), run["healthy"].get("scores", [])),
         count=len(table),

@@ -238,7 +238,7 @@ def draw_layers(
     alpha = (255 * 0.85 * np.clip(2 * values / limit, 0, 1)).round().astype(np.uint8)
     over = np.dstack([_coloured(values, limit), alpha])
     if mask is not None:
-        inside = np.asarray(_resized(mask.astype(np.uint8), Image.Resampling.NEAREST)) > 0
+        inside = np.asarray(_resized(mask.astype(np.uint8) * 255, Image.Resampling.BILINEAR)) > 127
         over[inside & ~ndimage.binary_erosion(inside)] = (86, 180, 233, 255)
     return dict(zip(LAYERS, (*greys, Image.fromarray(over))))
 
