@@ -126,6 +126,7 @@ def _ready_volume(scan, levels, in_mni):
     volume = read_dicom(list(map(str, _files(scan))), str(scan.path)) if scan.series else None
     prepared = preprocess(scan.path if volume is None else volume, in_mni=in_mni)
     planes, header = _planes(prepared, levels), read_header(scan.path) if volume is None else None
+    thousandths = np.asarray(prepared.volume.dataobj) * (1000 / prepared.facts["top"])
     return Ready(
         {z: np.ascontiguousarray(p, dtype=np.float32) for z, (p, _) in planes.items()},
         np.stack([s.numpy() for _, s in planes.values()]),
@@ -136,6 +137,7 @@ def _ready_volume(scan, levels, in_mni):
         prepared.facts,
         suspicions(prepared.facts),
         _identity(scan),
+        thousandths.round().clip(0, 32767).astype(np.int16),
     )
 
 # %% ../../nbs/scans/batch.ipynb #49dd678a
@@ -271,7 +273,10 @@ def _row(folder, scan, told):
         status=record["status"],
         reason=record.get("reason", ""),
         suspect="; ".join(record.get("suspect", [])),
-        **{name: record.get(name) for name in ("score", "percentile", "share", "voxels", "level")},
+        **{
+            name: record.get(name)
+            for name in ("score", "percentile", "share", "voxels", "volume_ml", "clusters", "level")
+        },
         folder=scan.id if record["status"] == "done" else "",
     )
 
@@ -280,7 +285,8 @@ def _collect(out, scans, told):
     "The table of all scans, and of all slices."
     table = pd.DataFrame([_row(out / s.id, s, told) for s in scans])
     slices = [dict(id=s.id, **entry) for s in scans for entry in (read_record(out / s.id) or {}).get("slices", [])]
-    kinds = {"score": float, "percentile": float, "share": float, "voxels": "Int64", "level": "Int64"}
+    kinds = dict.fromkeys(("score", "percentile", "share", "volume_ml"), float)
+    kinds |= dict.fromkeys(("voxels", "clusters", "level"), "Int64")
     return table.astype(kinds), pd.DataFrame(slices, columns=["id", "level", "score"])
 
 

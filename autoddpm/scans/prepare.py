@@ -42,6 +42,7 @@ from autoddpm.data import (
     scale_slice,
 )
 from ..evaluation.baselines import MeanSlice
+from ..figures import SIDES, mark_sides, sides_of
 from ..find import bare_name, dicom_series, find_scans, tell_passed, walk_folders
 from ..output import OutputError, alone, own_folder, remove, whole, write_table, writing
 from ..phantom import NATIVE_SHAPE, SLICE_AFFINE
@@ -409,6 +410,8 @@ def draw_quality(
         axes[3].contour(prepared.mask, [0.5], colors="#4fc3f7", linewidths=0.8)
     for ax in axes:
         ax.axis("off")
+    for ax in axes[1:]:  # the first is seen from the side
+        mark_sides(ax)
     fig.suptitle(textwrap.shorten(title, 240, placeholder=" ..."), fontsize=6.5, wrap=True)
     return fig
 
@@ -417,14 +420,16 @@ def draw_flat_quality(
     plane: np.ndarray,  # [H,W] in [0,1]
     mask: np.ndarray | None,  # bool [H,W], outlined
     title: str,
+    sides: tuple | None = SIDES,  # of `sides_of`
 ) -> Figure:
     "A slice that is taken as it is, beside the mean of the slices that the weights know."
     fig = Figure(figsize=(4.4, 2.4), dpi=80, layout="constrained")
     axes = fig.subplots(1, 2)
-    for ax, picture, name in zip(
-        axes, (plane, MeanSlice.from_pretrained("healthy_ixi").mean[0]), ("this slice", "what the weights know")
-    ):
+    known = MeanSlice.from_pretrained("healthy_ixi").mean[0]
+    shown = ((plane, "this slice", sides), (known, "what the weights know", SIDES))
+    for ax, (picture, name, letters) in zip(axes, shown):
         ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        mark_sides(ax, letters)
         ax.set_title(name, fontsize=6.5)
         ax.axis("off")
     if mask is not None and mask.any():
@@ -437,6 +442,11 @@ def _save_figure(figure, path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font has not, in the title
         figure.savefig(path)
+
+
+def _sides(item):
+    "The letters for a head; slices in h5 files are those of fastMRI."
+    return sides_of("fastmri" if item.source.endswith(".h5") else "folder")
 
 
 def _make(root, item, out, paths, digest):
@@ -460,7 +470,8 @@ def _make(root, item, out, paths, digest):
         _save(
             paths["quality"],
             lambda path: _save_figure(
-                draw_flat_quality(plane, mask, f"{item.id}   {'; '.join(said['suspicions'])}"), path
+                draw_flat_quality(plane, mask, f"{item.id}   {'; '.join(said['suspicions'])}", _sides(item)),
+                path,
             ),
         )
     else:
@@ -604,6 +615,7 @@ def contact_sheet(
         plane = np.asarray(nib.load(_paths(Path(out), row)["slice"]).dataobj)[..., 0].T[::-1]
         picture = Image.fromarray((255 * plane).round().astype(np.uint8))
         picture.thumbnail((tile - 8, tile - 8))
+        mark_sides(picture, _sides(row))
         sheet.paste(picture, (x + (tile - picture.width) // 2, y + (tile - picture.height) // 2))
         if row.status == "suspect":
             pen.rectangle((x + 1, y + 1, x + tile - 2, y + tile - 2), outline=colour, width=3)
