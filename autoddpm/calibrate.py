@@ -103,7 +103,7 @@ def _calibrate_stages(detector, healthy, seed, batch_size, progress, s):
     batches = healthy.to(next(detector.model.parameters(), healthy).device).split(check_whole("batch_size", batch_size))
     drafts = [detector.draft(x, seed, s, progress) for x in batches]
     likelihood = torch.cat([likelihood.cpu() for _, likelihood in drafts])
-    first = calibration_entry("likelihood", detector.mask_depends(s), likelihood, heads)
+    first = calibration_entry("likelihood", plain_settings(detector.mask_depends(s)), likelihood, heads)
     threshold = first["targets"][str(s.get("healthy_fpr", PAPER.healthy_fpr))]["threshold"]
     maps = torch.cat(
         [

@@ -1,5 +1,6 @@
 """Diffusion models of MONAI and diffusers: what they predict and where their walks end, against the libraries' own."""
 
+import importlib
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from autoddpm import AnoDDPM, AutoDDPM
 from autoddpm.adapters import adapt, read_scheduler
+from autoddpm.calibrate import calibrate
 from autoddpm.schedule import Schedule, eps_from_x0, q_sample
 
 RANGES = ((0, 1), (-1, 1))
@@ -18,15 +20,18 @@ LEVELS, BETAS = 25, dict(beta_start=3e-3, beta_end=0.6)
 ALL = ("monai", "generative", "diffusers")
 
 
-def scheduler_of(library: str, sampler: str, schedule: str, **more):
+def scheduler_of(library: str, sampler: str, schedule: str, levels: int = LEVELS, **more):
     "A scheduler of a library, by our names."
+    if library == "generative":
+        config = pytest.importorskip("monai.config", reason="monai is not installed")
+        config.IgniteInfo = importlib.import_module("monai.utils").IgniteInfo  # where monai-generative 0.2.3 seeks it
     made = pytest.importorskip(
         "diffusers" if library == "diffusers" else f"{library}.networks.schedulers",
         reason=f"{library} is not installed",
     )
     betas = {} if schedule == "cosine" else BETAS
     names = dict(beta_schedule=DIFFUSERS[schedule]) if library == "diffusers" else dict(schedule=MONAI[schedule])
-    return getattr(made, f"{sampler.upper()}Scheduler")(LEVELS, **names, **betas | more)
+    return getattr(made, f"{sampler.upper()}Scheduler")(levels, **names, **betas | more)
 
 
 class Denoiser(nn.Module):
@@ -101,3 +106,189 @@ def test_whole_walks_end_where_those_of_the_library_end(library):
     for setting, value in differences.items():
         print(*setting, f"{value:.1e}")
     assert max(differences.values()) < 1e-4, max(differences.items(), key=lambda item: item[1])
+
+
+@pytest.mark.parametrize("library", ["monai", "diffusers"])
+def test_a_walk_of_a_thousand_levels(library):
+    scheduler = scheduler_of(library, "ddpm", "linear", levels=1000, beta_start=1e-4, beta_end=0.02)
+    ours, theirs = both_walks(Denoiser(scheduler, "epsilon"), scheduler, (-1, 1), range(999, -1, -1), "ddpm")
+    assert (ours - theirs).abs().max() < 1e-4
+
+
+def test_strided_walks_end_where_those_of_diffusers_end():
+    ddpm = scheduler_of("diffusers", "ddpm", "linear", timestep_spacing="linspace")
+    ddpm.set_timesteps(7)
+    ours, theirs = both_walks(Denoiser(ddpm, "epsilon"), ddpm, (-1, 1), ddpm.timesteps.tolist(), "ddpm")
+    assert (ours - theirs).abs().max() < 1e-4
+    ddim = scheduler_of("diffusers", "ddim", "linear", clip_sample=False)
+    ddim.set_timesteps(5)  # strides of 5
+    ours, theirs = both_walks(Denoiser(ddim, "epsilon"), ddim, (-1, 1), ddim.timesteps.tolist(), "ddim")
+    assert (ours - theirs).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["sample", "v_prediction"])
+def test_a_walk_from_a_level_without_signal(kind):
+    scheduler = scheduler_of("diffusers", "ddim", "linear", prediction_type=kind, rescale_betas_zero_snr=True)
+    scheduler.set_timesteps(LEVELS)
+    assert scheduler.alphas_cumprod[-1] == 0
+    levels, again = range(LEVELS - 1, -1, -1), dict(use_clipped_model_output=True)
+    for value_range in RANGES:
+        ours, theirs = both_walks(Denoiser(scheduler, kind), scheduler, value_range, levels, "ddim", **again)
+        assert (ours - theirs).abs().max() < 1e-4
+
+
+def test_noise_predicted_at_a_level_without_signal_says_nothing():
+    scheduler = scheduler_of("diffusers", "ddpm", "linear", rescale_betas_zero_snr=True)
+    assert adapt(lambda y, t: y, scheduler).max_level == LEVELS - 2
+    with pytest.raises(ValueError, match=f"max_level {LEVELS - 1}"):
+        adapt(lambda y, t: y, scheduler, max_level=LEVELS - 1)
+
+
+def network_of(library: str, dimensions: int = 2, conditional: bool = False):
+    "A small U-Net of a library, no branch of which is silent."
+    torch.manual_seed(0)
+    if library == "diffusers":
+        made = pytest.importorskip("diffusers", reason="diffusers is not installed").UNet2DModel(
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=["DownBlock2D", "AttnDownBlock2D"],
+            up_block_types=["AttnUpBlock2D", "UpBlock2D"],
+            norm_num_groups=8,
+            num_class_embeds=3 if conditional else None,
+        )
+    else:
+        pytest.importorskip("einops", reason="einops, which attention of MONAI needs, is not installed")
+        made = pytest.importorskip(f"{library}.networks.nets", reason=f"{library} is not installed")
+        shape = {"channels" if library == "monai" else "num_channels": (16, 32)}
+        made = made.DiffusionModelUNet(
+            spatial_dims=dimensions,
+            in_channels=1,
+            out_channels=1,
+            attention_levels=(False, True),
+            num_head_channels=16,
+            num_res_blocks=1,
+            norm_num_groups=8,
+            num_class_embeds=3 if conditional else None,
+            **shape,
+        )
+    with torch.no_grad():
+        for p in made.parameters():
+            p.copy_(torch.randn(p.shape) * (0.5 * p[0].numel() ** -0.5 if p.dim() > 1 else 0.2))
+    return made.eval()
+
+
+@pytest.mark.parametrize("library", ALL)
+def test_networks_answer_and_walk_as_in_their_library(library):
+    net, scheduler = network_of(library), scheduler_of(library, "ddpm", "linear")
+    x, t = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 17])
+    with torch.inference_mode():
+        output = net(x, t)
+        assert torch.equal(adapt(net).predict(x, t), output if torch.is_tensor(output) else output.sample)
+    for value_range in RANGES:
+        ours, theirs = both_walks(net, scheduler, value_range, range(LEVELS - 1, -1, -1), "ddpm")
+        assert (ours - theirs).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("library", ["monai", "diffusers"])
+def test_trained_in_a_library_and_used_for_autoddpm(library):
+    net, scheduler = network_of(library), scheduler_of(library, "ddpm", "linear")
+    generator = torch.Generator().manual_seed(0)
+    healthy = torch.full((4, 1, 32, 32), 0.5) + 0.1 * torch.rand(4, 1, 1, 1, generator=generator)
+    optimizer = torch.optim.Adam(net.train().parameters(), lr=5e-3)
+    for _ in range(25):  # the library's own training, on flat images in [-1,1]
+        t, noise = torch.randint(LEVELS, (4,), generator=generator), torch.randn(healthy.shape, generator=generator)
+        output = net(scheduler.add_noise(2 * healthy - 1, noise, t), t)
+        output = output if torch.is_tensor(output) else output.sample
+        loss = (output - noise).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    scan = healthy[:1].clone()
+    scan[:, :, 10:18, 10:18] = 1.0
+    found = AutoDDPM.from_model(net, scheduler, value_range=(-1, 1)).detect(
+        scan,
+        noise_level_recon=12,
+        noise_level_inpaint=6,
+        inpaint_levels=3,
+        resample_steps=1,
+        masking_threshold="p95",
+        progress=False,
+    )
+    inside = torch.zeros_like(scan, dtype=torch.bool)
+    inside[:, :, 10:18, 10:18] = True
+    assert not net.training
+    assert found.anomaly_map[inside].mean() > 5 * found.anomaly_map[~inside].mean()
+
+
+REFUSED = {
+    "variance": (dict(variance_type="fixed_large"), "variance_type 'fixed_large'"),
+    "learned variance": (dict(variance_type="learned_range"), "variance_type 'learned_range'"),
+    "thresholding": (dict(thresholding=True), "thresholding"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_settings_that_change_each_step_are_refused_by_name(kind):
+    settings, reason = REFUSED[kind]
+    with pytest.raises(ValueError) as refusal:
+        read_scheduler(scheduler_of("diffusers", "ddpm", "linear", **settings))
+    assert f"scheduler DDPMScheduler: {reason}" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_other_schedulers_networks_and_tables_are_refused_by_name():
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    ddim, net = scheduler_of("diffusers", "ddim", "linear", set_alpha_to_one=False), network_of("diffusers")
+    for scheduler, reason in (
+        (diffusers.EulerDiscreteScheduler(), "scheduler EulerDiscreteScheduler: only DDPMScheduler and"),
+        (ddim, "scheduler DDIMScheduler: set_alpha_to_one False"),
+        (scheduler_of("generative", "ddpm", "cosine"), "scheduler DDPMScheduler: alphas_cumprod: give at least two"),
+        (5, "scheduler int: only DDPMScheduler"),
+        (Schedule, "scheduler type: only DDPMScheduler"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            adapt(net, scheduler)
+    conditional = diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=["DownBlock2D", "DownBlock2D"],
+        up_block_types=["UpBlock2D", "UpBlock2D"],
+    )
+    for network, reason in (
+        (conditional, "network UNet2DConditionModel: only DiffusionModelUNet and UNet2DModel"),
+        (diffusers.DDPMPipeline(net, ddim), "network DDPMPipeline: .* give its .unet and its .scheduler"),
+        (network_of("diffusers", conditional=True), "network UNet2DModel: it is conditional"),
+        (network_of("monai", conditional=True), "network DiffusionModelUNet: it is conditional"),
+        (network_of("monai", dimensions=3), "not for images of two dimensions"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            adapt(network)
+
+
+def test_a_subclass_and_half_the_bits_are_taken():
+    net = network_of("monai")
+
+    class Mine(type(net)):
+        pass
+
+    net.__class__ = Mine
+    x, t = torch.randn(1, 1, 16, 16), torch.tensor([3])
+    full = adapt(net).predict(x, t)
+    half = adapt(net.bfloat16()).predict(x, t)
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, full, atol=0.1 * full.abs().max().item())
+
+
+def test_a_function_is_enough_and_thresholds_hold_for_what_was_said():
+    def net(y, t):
+        return torch.zeros_like(y)
+
+    chain = dict(noise_level_recon=20, steps=2, noise_level_inpaint=9, inpaint_levels=1, resample_steps=1)
+    healthy = torch.rand(20, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    entries = calibrate(AutoDDPM.from_model(net), healthy, progress=False, **chain)
+    found = AutoDDPM.from_model(net, calibration=entries).detect(healthy[:1], progress=False, **chain)
+    assert found.record["weights"]["name"] == "net" and math.isfinite(found.score)
+    with pytest.raises(ValueError, match="no calibrated likelihood threshold"):
+        AutoDDPM.from_model(net, calibration=entries, value_range=(-1, 1)).detect(healthy[:1], progress=False, **chain)
+    assert AnoDDPM.from_model(net).detect(healthy[:1], noise_level=5, progress=False).coarse.shape == (1, 1, 32, 32)
