@@ -280,7 +280,7 @@ def _read_checkpoint(path, device):
 
 
 def _changes(old: dict, new: dict) -> list:
-    return sorted(name for name, value in new.items() if old.get(name) != value)
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 
 @patch
