@@ -29,6 +29,8 @@ setup(
     extras_require={
         "dev": shlex.split(cfg["dev_requirements"]),
         "lpips": shlex.split(cfg["lpips_requirements"]),
+        "monai": shlex.split(cfg["monai_requirements"]),
+        "diffusers": shlex.split(cfg["diffusers_requirements"]),
     },
     entry_points={
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

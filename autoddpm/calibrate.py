@@ -100,10 +100,10 @@ def _calibrate_stages(detector, healthy, seed, batch_size, progress, s):
     "AutoDDPM's mask is calibrated first, and used for its final map; the coarse pass is made once."
     detector.check_levels(s)
     heads = head_mask(check_images(healthy))
-    batches = healthy.to(next(detector.model.parameters()).device).split(check_whole("batch_size", batch_size))
+    batches = healthy.to(next(detector.model.parameters(), healthy).device).split(check_whole("batch_size", batch_size))
     drafts = [detector.draft(x, seed, s, progress) for x in batches]
     likelihood = torch.cat([likelihood.cpu() for _, likelihood in drafts])
-    first = calibration_entry("likelihood", detector.mask_depends(s), likelihood, heads)
+    first = calibration_entry("likelihood", plain_settings(detector.mask_depends(s)), likelihood, heads)
     threshold = first["targets"][str(s.get("healthy_fpr", PAPER.healthy_fpr))]["threshold"]
     maps = torch.cat(
         [

@@ -384,6 +384,10 @@ def train(
     gamma: Annotated[float, _option("X", "Contrast exponent from 1/X to X; 1: none.", group=AUGMENTATION)] = 1.4,
     bias: Annotated[float, _option("X", "Size of the terms of the bias field; 0: none.", group=AUGMENTATION)] = 0.03,
     noise_type: Annotated[str, _option("NAME", "gaussian, simplex or coarse.", group=NOISE)] = "gaussian",
+    schedule: Annotated[
+        str | None,
+        _option("NAME", "Noise by level: linear, scaled_linear or cosine; else as --start has it.", group=NOISE),
+    ] = None,
     max_level: Annotated[int, _option("T", "Highest noise level to train on.", min=1, max=999, group=NOISE)] = 999,
     min_level: Annotated[
         int,
@@ -414,6 +418,7 @@ def train(
     """
     from accelerate import PartialState
 
+    from autoddpm.schedule import Schedule
     from autoddpm.train import TrainSettings, new_ddpm, training_sets
     from autoddpm.train import train as train_model
 
@@ -435,7 +440,8 @@ def train(
         validate_every=validate_every,
         checkpoint_every=checkpoint_every,
     )
-    model = new_ddpm(network, start, seed, noise_type=noise_type, max_level=max_level, precision=precision)
+    known = dict(noise_type=noise_type, max_level=max_level, precision=precision)
+    model = new_ddpm(network, start, seed, schedule=Schedule(kind=schedule) if schedule else None, **known)
     sets = training_sets(dataset, source, root, val, seed)
     speaks = PartialState().is_main_process and not quiet
     if speaks:

@@ -219,8 +219,9 @@ def load_ddpm(
     unet, meta = load_checkpoint(path, **known)
     trained = {k: meta[k] for k in ("noise_type", "prediction", "max_level")}
     try:
+        trained["schedule"] = Schedule.from_facts(meta["schedule"]) if "schedule" in meta else None
         model = DDPM(unet, name=path.name, precision=precision, **trained).to(device).eval()
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
     if compiled:
         model.unet.compile(mode="reduce-overhead" if torch.device(device).type == "cuda" else "default")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 
+from .adapters import adapt, identify
 from .config import MIN_SIZE, PAPER, SEEDS, check_whole, provenance, sha256
 from .data import check_images
 from .ddpm import DDPM, SAMPLERS, find_weights, load_ddpm, outside_facts, walk_levels
@@ -176,6 +177,18 @@ class Detector:
         "A detector with these weights and the thresholds calibrated for them."
         model, identity = load_identified(name, device, precision, compiled, **known)
         return cls(model, read_calibration(name), identity)
+
+    @classmethod
+    def from_model(
+        cls,
+        net,  # a network of MONAI or diffusers, or any callable (images [B,C,H,W], levels [B]) -> prediction
+        schedule=None,  # of its training: a scheduler, a `Schedule`, or a name in `SCHEDULES`; None: the paper's
+        calibration: list | None = None,  # thresholds of `calibrate` for this network
+        **known,  # of `adapt`: prediction, noise_type, value_range, max_level, name
+    ):
+        "A detector with a diffusion model from elsewhere; the images to detect on stay in [0,1]."
+        model = adapt(net, schedule, **known)
+        return cls(model, calibration=calibration, identity=identify(model))
 
     @property
     def outside(self) -> dict:

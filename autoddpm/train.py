@@ -30,6 +30,7 @@ from .data import SliceDataset, check_images, healthy_slices, load_dataset, spli
 from .ddpm import DDPM, load_ddpm
 from .output import alone, remove, whole
 from .processes import start_together
+from .schedule import Schedule
 from .unet import UNet, save_checkpoint
 
 # %% ../nbs/07_train.ipynb #6a2ec0c3
@@ -163,9 +164,10 @@ def validation_loss(
 
 # %% ../nbs/07_train.ipynb #6935b01a
 def _model_facts(model):
-    return dict(
+    facts = dict(
         noise_type=model.noise_type, prediction=model.prediction, max_level=model.max_level, precision=model.precision
     )
+    return facts if model.schedule.facts == Schedule().facts else facts | dict(schedule=model.schedule.facts)
 
 
 class Training:
@@ -188,9 +190,8 @@ class Training:
         power = (1 / model.schedule.alpha_bar[: model.max_level + 1] - 1) ** settings.loss_weight
         power = power / power[settings.min_level :].mean()  # mean 1 over the levels that are drawn
         self.level_weight = power.float().to(accelerator.device)  # [max_level + 1]
-        self.average = DDPM(_frozen_copy(model), model.noise_type, model.prediction, model.max_level).to(
-            accelerator.device
-        )
+        known = dict(noise_type=model.noise_type, prediction=model.prediction, max_level=model.max_level)
+        self.average = DDPM(_frozen_copy(model), schedule=model.schedule, **known).to(accelerator.device)
         trained = [p for p in model.parameters() if p.requires_grad]
         self.model = model
         optimizer = torch.optim.Adam(
@@ -279,7 +280,7 @@ def _read_checkpoint(path, device):
 
 
 def _changes(old: dict, new: dict) -> list:
-    return sorted(name for name, value in new.items() if old.get(name) != value)
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 
 @patch
@@ -502,7 +503,7 @@ def new_ddpm(
     network: str = "small",  # a name in `NETWORKS`; not used with `start`
     start: str = "",  # weights to start from (bundled name or path); empty: from scratch
     seed: int = 0,  # of the initial weights
-    **known,  # noise_type, prediction, max_level, precision of `DDPM`
+    **known,  # noise_type, prediction, max_level, precision, schedule of `DDPM`
 ) -> DDPM:
     "An untrained model, or a copy of a trained one to train further."
     if network not in NETWORKS:
@@ -510,10 +511,10 @@ def new_ddpm(
     torch.manual_seed(seed)
     if not start:
         return DDPM(UNet(**NETWORKS[network]), **known)
-    ready = load_ddpm(start)[0].unet  # its parameters are frozen
-    unet = UNet(**ready.config)
-    unet.load_state_dict(ready.state_dict())
-    return DDPM(unet, **known)
+    ready = load_ddpm(start)[0]  # its parameters are frozen
+    unet = UNet(**ready.unet.config)
+    unet.load_state_dict(ready.unet.state_dict())
+    return DDPM(unet, **known | dict(schedule=known.get("schedule") or ready.schedule))
 
 # %% ../nbs/07_train.ipynb #eaf43052
 def _check_apart(train: SliceDataset, val: SliceDataset):
