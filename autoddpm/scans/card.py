@@ -88,14 +88,20 @@ class Picture(NamedTuple):
     height: int
 
 
-def inline_picture(picture: Image.Image) -> Picture:
+def inline_picture(
+    picture: Image.Image | Path,  # a PNG file is taken over as it is
+) -> Picture:
     "The picture itself as its address, so that the page needs no other file."
+    if isinstance(picture, Path):
+        code = picture.read_bytes()
+        with Image.open(picture) as opened:
+            return Picture(f"data:image/png;base64,{base64.b64encode(code).decode()}", *opened.size)
     if picture.mode == "RGB" and not np.ptp(np.asarray(picture), axis=2).any():
         picture = picture.convert("L")
     file = BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    picture.save(file, "PNG")
     code = base64.b64encode(file.getvalue()).decode()
-    return Picture(f"data:image/png;base64,{code}", picture.width, picture.height)
+    return Picture(f"data:image/png;base64,{code}", *picture.size)
 
 
 TILE = 192  # pixels of a stage in strip.png
@@ -230,12 +236,6 @@ def _links(names, address) -> dict:  # heading -> links
 LAYERS = ("scan", "pseudo_healthy", "map")  # from the lowest to the topmost; files `layer_*.png`
 
 
-def _open(path):
-    with Image.open(path) as picture:
-        picture.load()
-    return picture
-
-
 def make_card(
     record: dict,  # of a scan
     folder: Path,  # with its files
@@ -249,7 +249,7 @@ def make_card(
         id=record["id"],
         doubts=record["suspect"],
         facts=_facts(record),
-        layers={name: inline_picture(_open(folder / f"layer_{name}.png")) for name in LAYERS},
+        layers={name: inline_picture(folder / f"layer_{name}.png") for name in LAYERS},
         stages=_stages(folder / "strip.png"),
         scale=_scale(),
         limit=f"{map_limit(threshold):.2g}",

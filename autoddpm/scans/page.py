@@ -72,7 +72,7 @@ def _read_results(out) -> tuple:  # (record of the run, table by falling score)
         raise FileNotFoundError(f"{out}: no finished run in it; run detect_scans (autoddpm detect) first")
     table = pd.read_csv(
         out / "scores.csv",
-        dtype={"id": str, "folder": str, "level": "Int64", "voxels": "Int64", "clusters": "Int64"},
+        dtype={"id": str, "level": "Int64", "voxels": "Int64", "clusters": "Int64"},
         keep_default_na=False,
         na_values={c: [""] for c, _, _ in _COLUMNS.values()} | {"voxels": [""]},
     )

@@ -231,7 +231,7 @@ def draw_layers(
     limit: float,  # where the map is opaque
 ) -> dict:  # name, of `LAYERS` -> picture
     "Scan, pseudo-healthy image and map, to lie one over the other."
-    greys = [_resized(_coloured(image, None), Image.Resampling.BICUBIC) for image in (plane, pseudo_healthy)]
+    greys = [_resized(_coloured(x, None)[..., 0], Image.Resampling.BICUBIC) for x in (plane, pseudo_healthy)]
     for grey in greys:
         mark_sides(grey)
     values = np.asarray(_resized(anomaly_map.astype(np.float32), Image.Resampling.BILINEAR))

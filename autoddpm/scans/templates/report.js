@@ -77,6 +77,8 @@ for (const table of document.querySelectorAll("table.scans")) {
     return text === undefined ? name : text === "" ? null : Number(text);
   }
 
+  const byName = new Intl.Collator("en", { numeric: true }).compare;
+
   function sort(column) {
     const before = heads[column].getAttribute("aria-sort");
     const rising = before === "descending" || before === "none" && column === 0;  // names from A, numbers from the top
@@ -85,7 +87,7 @@ for (const table of document.querySelectorAll("table.scans")) {
     const order = (a, b) => {
       const [x, y] = [value(a, column), value(b, column)];
       if (x === null || y === null) return (x === null) - (y === null);  // what is not known stands last
-      const turn = typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y;
+      const turn = typeof x === "string" ? byName(x, y) : x - y;
       return rising ? turn : -turn;
     };
     const sorted = document.createDocumentFragment();
