@@ -249,8 +249,9 @@ def detect(
 ):
     """Make anomaly maps, scores and a report from T1w scans.
 
-    For each scan, a folder with anomaly_map, mask and pseudo_healthy as NIfTI in the scan's own space and in MNI
-    space, pictures, and provenance.json. For all scans, scores.csv and report.html. Not a medical device.
+    For each scan, a folder with anomaly_map, mask, coverage and pseudo_healthy as NIfTI in the scan's own space and in
+    MNI space, clusters.tsv, pictures, a page, and provenance.json. For all scans, scores.csv and report.html. Not a
+    medical device.
 
     Run the command again to continue where it stopped. Several processes share the scans:
     torchrun --nproc_per_node 2 --no_python autoddpm detect ...
