@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from .adapters import adapt, identify
 from .calibrate import head_mask
 from .config import check_batch, check_number, check_whole, image_generators, weights_root
 from .ddpm import DDPM, find_weights
@@ -179,6 +180,20 @@ class CoarseAutoDDPM(AutoDDPM):
         if find_weights(name).parent != weights_root():  # other weights may know another contrast
             return cls(model, again, read_calibration(name), identity)
         return cls(model, again, read_calibration(name), identity | dict(mean=MEAN_SLICE), load_mean_slice())
+
+    @classmethod
+    def from_model(
+        cls,
+        net,  # trained with coarse noise; a network of MONAI or diffusers, or any callable, as in `adapters.adapt`
+        repair,  # likewise, trained with Gaussian noise
+        schedule=None,  # of both trainings, as in `adapters.adapt`
+        calibration: list | None = None,  # thresholds of `calibrate` for these networks
+        mean: torch.Tensor | None = None,  # mean healthy slice, for the contrast
+        **known,  # of `adapters.adapt`, for both: prediction, value_range, max_level
+    ):
+        "A detector with two diffusion models from elsewhere; the images to detect on stay in [0,1]."
+        model, again = (adapt(n, schedule, **known) for n in (net, repair))
+        return cls(model, again, calibration, identify(model) | dict(repair=identify(again)), mean)
 
     def detect(
         self,
