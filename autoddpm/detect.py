@@ -341,10 +341,9 @@ class AutoDDPM(Detector):
     def mask_threshold_or_p95(self, s: dict) -> float | str:
         "The calibrated threshold, or `p95` (the upper 5 % of each slice) for weights that have none."
         try:
-            threshold = self.mask_threshold(s)
+            return self.mask_threshold(s)
         except ValueError:
             return "p95"
-        return threshold if math.isfinite(threshold) else "p95"
 
     def depends(self, s: dict, threshold: float | str) -> dict:
         "What the final map depends on besides the scan, the seed and the weights whose name it is stored under."

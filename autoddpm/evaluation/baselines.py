@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 from ..calibrate import head_mask
 from ..config import provenance, sha256, weights_root
 from ..data import check_images
-from ..ddpm import DDPM, find_weights, load_ddpm
-from ..detect import Detection
-from ..maps import noise_free_guess, smoothed
+from ..detect import Detection, Detector
+from ..maps import noise_free_guess, smooth_residual, smoothed
 from ..output import whole
 
 # %% ../../nbs/evaluation/baselines.ipynb #400465cc
@@ -145,39 +144,26 @@ class Intensity:
         return Detection(x, x, anomaly_map, mean_in_head(anomaly_map, heads), record=_record(self))
 
 # %% ../../nbs/evaluation/baselines.ipynb #94a68839
-class DenoisingAutoencoder:
+class DenoisingAutoencoder(Detector):
     "Smoothed residual against a scan that was denoised in one network call (Kascenas et al. 2022)."
 
     method, network_calls, mm = "dae", 1, 2.7
 
-    def __init__(
-        self,
-        model: DDPM,  # trained with coarse noise on its highest level
-        identity: dict | None = None,  # name and hash of the weights
-    ):
-        self.model, self.identity = model, identity or {}
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str = "ixi-dae",  # bundled name or path
-        device: str = "cpu",
-    ):
-        "Load the weights."
-        path = find_weights(name)
-        return cls(load_ddpm(name, device)[0], dict(name=path.stem, sha256=sha256(path)))
-
     def detect(
         self,
         images: torch.Tensor,  # scans [B,1,H,W] float32 in [0,1]
+        seed: int = 0,  # of nothing here: the call draws no noise
         batch_size: int = 16,  # scans at a time
-        **_,  # keywords of the other methods: there is nothing to set
+        save_to=None,  # folder to write every stage to
+        progress: bool = True,  # show bars
     ) -> Detection:
-        "Anomaly maps and scores of scans."
-        x, level = check_images(images), self.model.max_level
-        device = next(self.model.parameters()).device
-        parts = [noise_free_guess(self.model, part.to(device), (level,)).cpu() for part in x.cpu().split(batch_size)]
-        denoised = torch.cat(parts).to(x)
-        anomaly_map = smoothed((x - denoised).abs(), self.mm)
-        record = provenance(method=self.method, weights=self.identity, settings=dict(network_calls=1, level=level))
-        return Detection(denoised, denoised, anomaly_map, anomaly_map.flatten(1).amax(1), record=record)
+        "Anomaly maps and scores of scans; the network looks at the highest level that it was trained on."
+        level = self.model.max_level
+
+        def one_batch(x):
+            denoised = noise_free_guess(self.model, x, (level,))
+            anomaly_map = smooth_residual(x, denoised, self.mm)
+            return Detection(denoised, denoised, anomaly_map, anomaly_map.flatten(1).amax(1))
+
+        settings = dict(network_calls=self.network_calls, level=level) | self.outside
+        return self._run(images, settings, seed, one_batch, batch_size, save_to, progress)

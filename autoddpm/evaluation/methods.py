@@ -133,7 +133,7 @@ def build_methods(
         "autoddpm-coarse": lambda: _build_coarse(simplex_weights, weights, masking_threshold, device),
         "anoddpm": lambda: _build_anoddpm("anoddpm", weights, settings, device),
         "anoddpm-simplex": lambda: _build_anoddpm("anoddpm-simplex", simplex_weights, settings, device),
-        "dae": lambda: Method("dae", DenoisingAutoencoder.from_pretrained(device=device)),
+        "dae": lambda: Method("dae", DenoisingAutoencoder.from_pretrained("ixi-dae", device)),
         "mean-slice": lambda: Method("mean-slice", MeanSlice.from_pretrained()),
         "mean-slice-smoothed": lambda: Method("mean-slice-smoothed", SmoothMeanSlice.from_pretrained()),
         "intensity": lambda: Method("intensity", Intensity()),
