@@ -354,6 +354,18 @@ def train_step(
     self.losses.append(loss.detach())
     return self.losses[-1]
 
+
+@patch
+def capture(self: Training, images: torch.Tensor):
+    "Record the network's passes as CUDA graphs, if one GPU trains it."
+    if self.accelerator.device.type != "cuda" or self.accelerator.num_processes > 1:
+        return
+    x = torch.zeros(self.settings.batch_size, *images.shape[1:], device=images.device)
+    t = torch.zeros(len(x), dtype=torch.long, device=images.device)
+    bfloat16 = self.model.precision == "bfloat16"
+    with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
+        torch.cuda.make_graphed_callables(self.model.unet, (x, t))  # in place
+
 # %% ../nbs/07_train.ipynb #8849602a
 @contextlib.contextmanager
 def tracker(
@@ -482,6 +494,7 @@ def fit(
     meta = _model_facts(model) | dict(settings=asdict(settings)) | provenance(**facts)
     with alone(out_dir) if accelerator.is_main_process else contextlib.nullcontext():
         training = _open_training(model, settings, out_dir, accelerator, overwrite, basis)
+        training.capture(images)
         with tracker(wandb_mode if accelerator.is_main_process else "disabled", meta, out_dir) as log:
             _run(training, images, held_out, meta, log, on_validation, progress)
         if accelerator.is_main_process:
