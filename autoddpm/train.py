@@ -185,8 +185,7 @@ class Training:
                 "choose a multiple, so that each has an equal share"
             )
         model = model.to(accelerator.device)
-        if accelerator.device.type == "cpu":
-            model.unet.to(memory_format=torch.contiguous_format)  # gradients of group norms are slow otherwise
+        model.unet.to(memory_format=torch.contiguous_format)  # gradients of group norms are slow otherwise
         power = (1 / model.schedule.alpha_bar[: model.max_level + 1] - 1) ** settings.loss_weight
         power = power / power[settings.min_level :].mean()  # mean 1 over the levels that are drawn
         self.level_weight = power.float().to(accelerator.device)  # [max_level + 1]
