@@ -23,7 +23,7 @@ from helpers import AUTODDPM, environment, run
 from typer.testing import CliRunner
 
 from autoddpm.cli import app
-from autoddpm.scans import page
+from autoddpm.scans import page, preprocess
 from autoddpm.scans.corpus import make_head, save_head
 
 SCANS = [f"sub-{s}/ses-{v}/anat/sub-{s}_ses-{v}" for s in ("01", "02") for v in ("a", "b")]
@@ -178,7 +178,8 @@ def test_a_survey_ends_as_the_run_would(tree, whole, tmp_path):
     assert (healthy.exit_code, "5 done before" in healthy.output) == (0, True)
 
 
-def test_the_line_names_each_stage(tree, tmp_path, monkeypatch):
+def test_the_line_names_each_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(preprocess, "register", lambda volume: preprocess.Registration.identity())  # takes its time
     monkeypatch.setenv("AUTODDPM_PROGRESS", str(tmp_path / "line"))
     own = save_head(tmp_path / "own.nii.gz", (3000 * make_head()).astype(np.int16), code=1)
     done = CliRunner().invoke(app, ["detect", str(own), "--out", str(tmp_path / "out")])
