@@ -7,12 +7,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
 
 from autoddpm.find import FoundScan
 from autoddpm.phantom import NATIVE_SHAPE, head_phantom, to_native
+from autoddpm.scans.bids import Place
 from autoddpm.scans.clusters import read_clusters
 from autoddpm.scans.preprocess import Registration
 from autoddpm.scans.writing import LEVEL, Calibrated, Ready, write_scan
@@ -22,19 +24,20 @@ SPOT = torch.zeros(1, 128, 128)
 SPOT[0, 60:66, 40:46] = 1  # at the left of the picture
 SCAN = HEAD * (1 - SPOT)
 FACTS = dict(weights=dict(name="none", sha256="0" * 64), settings=dict(method="autoddpm"), levels=[LEVEL], seeds=1)
-FACTS |= dict(by_hand=False, notes=[], code="as tested", python="3", packages={}, request="r")
+FACTS |= dict(slab=0.0, by_hand=False, notes=[], code="as tested", python="3", packages={}, request="r")
 MEASURED = Calibrated(masking=0.2, threshold=0.02, healthy=dict(scores=[0.01, 0.9], **{"from": "test"}))
 SIZE, AFFINE = (130, 150, 120), nib.affines.from_matvec(np.diag([1.5, 1.6, 1.7]), [-98, -130, -80])
 
 
-def write(folder: Path, levels: list, shape: tuple, affine: np.ndarray, way: Registration | None) -> tuple:
+def write(folder: Path, levels: list, shape: tuple, affine: np.ndarray, way: Registration | None, slab=0.0) -> tuple:
     "The record of a scan with a spot, and its regions."
     stages = dict(scan=SCAN, coarse=HEAD, likelihood=SPOT / 2, mask=SPOT, stitched=HEAD, restored=HEAD)
     stages = {name: x.repeat(len(levels), 1, 1) for name, x in (stages | dict(anomaly_map=SPOT / 2)).items()}
     planes = dict.fromkeys(levels, to_native(SCAN)[0].numpy())
     header = nib.Nifti1Image(np.zeros(shape, np.uint8), affine).header
     ready = Ready(planes, stages["scan"][:, None].numpy(), way, shape, affine, header, dict(cost=None), [], {})
-    record = write_scan(folder, FoundScan(Path("scan.nii"), id="scan"), ready, stages, MEASURED, FACTS)
+    facts, place = FACTS | dict(slab=slab), Place(folder.parent, folder.name)
+    record = write_scan(place, FoundScan(Path("scan.nii"), id="scan"), ready, stages, MEASURED, facts)
     return record, read_clusters(folder / "clusters.tsv")
 
 
@@ -74,6 +77,22 @@ def test_neighbouring_planes_are_one_region(tmp_path):
     assert sorted(table.z_mni)[1] == 40 and sorted(table.z_mni)[0] in (22, LEVEL, 24)
     assert table.volume_ml.isna().sum() == 1
     assert table.volume_ml.max() == pytest.approx(3 * table.area_mm2.max() / 1000)
+
+
+def test_a_slab_is_as_thick_as_it_says(tmp_path):
+    turn = nib.eulerangles.euler2mat(0.2, 0.1, 0) @ np.diag([1, 1, 0.8])
+    way = Registration(nib.affines.from_matvec(turn, [3, -5, 8]), 0.0)
+    _, table = write(tmp_path / "thin", [LEVEL], SIZE, AFFINE, way)
+    record, thick = write(tmp_path / "thick", [LEVEL], SIZE, AFFINE, way, slab=12.0)
+    pd.testing.assert_frame_equal(table, thick)  # regions are those of the plane
+    assert off(tmp_path / "thick", next(thick.itertuples())) < 6 + 2
+    up = np.linalg.inv(turn)[2]
+    for name in ("coverage", "mask", "anomaly_map"):
+        image = nib.load(tmp_path / "thick" / f"{name}.nii.gz")
+        there = nib.affines.apply_affine(image.affine, np.argwhere(image.get_fdata() > 0)) - [3, -5, 8]
+        height = (there @ up - LEVEL) / np.linalg.norm(up)  # above the plane, in mm of the scan
+        assert -6.01 < height.min() < -5 and 5 < height.max() < 6.01, name
+    assert record["volume_ml"] == pytest.approx(12 / 1000 * thick.area_mm2[0], rel=0.1)
 
 
 ROWS, COLUMNS = NATIVE_SHAPE

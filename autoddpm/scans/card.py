@@ -26,6 +26,7 @@ from PIL import Image
 
 from ..config import PAPER
 from ..phantom import SLICE_AFFINE
+from .bids import Place
 from .clusters import read_clusters
 from ..store import TITLES
 
@@ -225,7 +226,7 @@ def _links(names, address) -> dict:  # heading -> links
     for name in sorted(names):
         if name.endswith(".nii.gz"):
             group = "In MNI space" if "_space-MNI152" in name else "In the scan's space"
-        elif name.endswith(".json") and name != "provenance.json":
+        elif name.endswith(".json") and not name.endswith("provenance.json"):
             continue
         else:
             group = "More"
@@ -238,44 +239,45 @@ LAYERS = ("scan", "pseudo_healthy", "map")  # from the lowest to the topmost; fi
 
 def make_card(
     record: dict,  # of a scan
-    folder: Path,  # with its files
+    place: Place,  # of its files
     names: list,  # of files to link to
     threshold: float | None,  # of the map
     address: str = "",  # of the folder, from where the page is
 ) -> dict:  # what `look` and `result` in card.html.j2 show
     "Numbers, pictures and links of one scan."
-    regions = _regions(folder / "clusters.tsv")
+    regions = _regions(place.path("clusters.tsv"))
     return dict(
         id=record["id"],
         doubts=record["suspect"],
         facts=_facts(record),
-        layers={name: inline_picture(folder / f"layer_{name}.png") for name in LAYERS},
-        stages=_stages(folder / "strip.png"),
+        layers={name: inline_picture(place.path(f"layer_{name}.png")) for name in LAYERS},
+        stages=_stages(place.path("strip.png")),
         scale=_scale(),
         limit=f"{map_limit(threshold):.2g}",
         threshold=number(threshold, ".2g"),
         clusters=regions and regions[:_SHOWN],
         heads=_heads(regions or []),
         more=len((regions or [])[_SHOWN:]),
-        table=f"{address}clusters.tsv",
+        table=next((address + quote(name) for name in names if name.endswith("clusters.tsv")), ""),
         files=_links(names, address),
     )
 
 
 def write_scan_page(
     record: dict,  # of a scan
-    folder: Path,  # with its files
+    place: Place,  # of its files as they are made
+    to: Place,  # of these files later
     run: dict,  # as in `fill_page`
 ) -> Path:  # report.html
     "Write the page of one scan."
-    names = [*(p.name for p in folder.iterdir()), "provenance.json"]
+    names = [to.name(name) for name in (*(p.name for p in place.folder.iterdir()), "provenance.json")]
     page = fill_page(
         "scan.html.j2",
         run,
         plural=False,
-        card=make_card(record, folder, names, run["threshold"]),
+        card=make_card(record, place, names, run["threshold"]),
         histogram=score_histogram([record["score"]], run["healthy"].get("scores", [])),
     )
-    path = folder / "report.html"
+    path = place.path("report.html")
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path

@@ -8,14 +8,15 @@ __all__ = ['write_page']
 # %% ../../nbs/scans/page.ipynb #07ece1ac
 import json
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
 
-from ..output import whole
+from ..output import turn, whole
 from .batch import summary
+from .bids import Place, place_of
 from .card import fill_page, make_card, number, score_histogram
 from .writing import as_signed, read_record
 
@@ -39,17 +40,22 @@ def _numbers(row) -> dict:  # by heading
     return {name: both(getattr(row, column), form, factor) for name, (column, form, factor) in _COLUMNS.items()}
 
 
-def _address(id) -> str:
+def _place(row, out) -> Place:
+    return place_of(out, row.folder, row.path.rsplit("/", 1)[-1])
+
+
+def _address(within) -> str:
     "The folder of a scan as a link; a name may hold what is no part of an address, and bytes that are no UTF-8."
-    return quote(os.fsencode(id), safe="") + "/"
+    return quote(os.fsencode(within), safe="/") + "/"
 
 
 def _card(row, out, threshold) -> dict | None:  # None: its files are no longer those of the run
-    record = read_record(out / row.id)
-    if record is None or not as_signed(out / row.id, record["files"]):
+    place = _place(row, out)
+    record = read_record(place)
+    if record is None or not as_signed(place.folder, record["files"]):
         return None
-    names = [*record["files"], "provenance.json"]
-    return make_card(record, out / row.id, names, threshold, _address(row.id))
+    names = [*record["files"], place.name("provenance.json")]
+    return make_card(record, place, names, threshold, _address(row.folder))
 
 
 def _rows(done, out, threshold, pictures) -> list:
@@ -58,7 +64,7 @@ def _rows(done, out, threshold, pictures) -> list:
         dict(
             id=row.id,
             anchor=f"scan-{k}",
-            address=f"{_address(row.id)}report.html",
+            address=_address(row.folder) + quote(_place(row, out).name("report.html")),
             suspect=row.suspect,
             numbers=_numbers(row),
             card=_card(row, out, threshold) if k <= pictures else None,
@@ -67,15 +73,24 @@ def _rows(done, out, threshold, pictures) -> list:
     ]
 
 # %% ../../nbs/scans/page.ipynb #65612c20
+_TEXTS = ("participant_id", "session_id", "id", "path", "series", "reason", "suspect", "folder")
+
+
 def _read_results(out) -> tuple:  # (record of the run, table by falling score)
     if not (out / "run.json").is_file():
         raise FileNotFoundError(f"{out}: no finished run in it; run detect_scans (autoddpm detect) first")
+    numbers = ["voxels", *(c for c, _, _ in _COLUMNS.values())]
+    whole_numbers = dict.fromkeys(("level", "voxels", "clusters"), "Int64")
+    tabs = (out / "scores.tsv").is_file()
     table = pd.read_csv(
-        out / "scores.csv",
-        dtype={"id": str, "level": "Int64", "voxels": "Int64", "clusters": "Int64"},
+        out / ("scores.tsv" if tabs else "scores.csv"),
+        sep="\t" if tabs else ",",
+        dtype=dict.fromkeys(_TEXTS, str) | whole_numbers,
         keep_default_na=False,
-        na_values={c: [""] for c, _, _ in _COLUMNS.values()} | {"voxels": [""]},
+        na_values=dict.fromkeys(numbers, ["n/a" if tabs else ""]),
     )
+    if tabs:
+        table = table.replace("n/a", "")
     table = table.sort_values(["score", "id"], ascending=[False, True], na_position="last")
     return json.loads((out / "run.json").read_text(encoding="utf-8")), table
 
@@ -102,10 +117,11 @@ def write_page(
 ) -> Path:  # report.html
     "Write one page about all scans of a run."
     out = Path(out)
-    run, table = _read_results(out)
-    rows = _rows(table[table.status == "done"], out, run["threshold"], pictures)
-    with whole(out / "report.html", out / ".aside") as part:
-        part.write_text(_page(run, table, rows), encoding="utf-8", errors="backslashreplace")
-    with suppress(OSError):
-        (out / ".aside").rmdir()
+    with turn(out) if out.is_dir() else nullcontext():
+        run, table = _read_results(out)
+        rows = _rows(table[table.status == "done"], out, run["threshold"], pictures)
+        with whole(out / "report.html", out / ".aside") as part:
+            part.write_text(_page(run, table, rows), encoding="utf-8", errors="backslashreplace")
+        with suppress(OSError):
+            (out / ".aside").rmdir()
     return out / "report.html"

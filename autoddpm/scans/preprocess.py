@@ -10,6 +10,7 @@ __all__ = ['MNI_SHAPE', 'MNI_AFFINE', 'BOUNDS', 'read_dicom', 'read_volume', 'mn
 # %% ../../nbs/scans/preprocess.ipynb #f5736144
 import math
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -458,6 +459,7 @@ def preprocess(
     path,  # NIfTI file, folder with one DICOM series, or a volume in memory
     mask=None,  # NIfTI file or volume on the scan's grid
     in_mni: bool | None = None,  # the scan lies in MNI space; None: as header or name say
+    tell: Callable = lambda step: None,  # called with the name of each long step
 ) -> Preprocessed:
     "From a raw scan to the slice that the model needs."
     loaded = isinstance(path, nib.Nifti1Image)
@@ -471,7 +473,10 @@ def preprocess(
     if in_mni is None:
         in_mni = not loaded and not Path(path).is_dir() and says_mni(path)
     try:
+        tell("N4")
         even = correct_bias(volume)
+        if not in_mni:
+            tell("registration")
         registration = Registration.identity() if in_mni else register(even)
         placed = to_mni(even, registration)
         plane, head, top = scale_head(np.asarray(placed.dataobj)[:, :, _AXIAL].T[::-1])

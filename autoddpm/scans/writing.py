@@ -29,6 +29,7 @@ from ..figures import mark_sides
 from ..find import FoundScan, short_hash
 from ..output import own_folder, remove, writing
 from ..phantom import NATIVE_SHAPE, SLICE_AFFINE, to_native
+from .bids import Place
 from .card import BAND, LAYERS, LEVEL, TILE, map_limit, write_scan_page
 from .clusters import find_clusters, percentile, write_clusters
 from .preprocess import MNI_AFFINE, MNI_SHAPE, Registration, to_scan
@@ -100,18 +101,24 @@ def to_grid(
     shape: tuple,  # of the scan
     affine: np.ndarray,  # of the scan
     order: int = 1,  # 1: linear; 0: nearest neighbour, for masks
+    slab: float = 0.0,  # mm of the scan that a plane fills at least, half of them on either side
 ) -> np.ndarray:  # of the scan's shape
-    "Planes in MNI space on the voxels of a scan that they pass through."
+    "Planes in MNI space on the voxels of a scan that they pass through, or that lie near."
     shape3, levels = (*shape, 1)[:3], np.array(sorted(planes))
-    height = (np.linalg.inv(registration.matrix) @ affine)[2]  # of a voxel, in mm above MNI's origin
-    half = max(np.abs(height[:3]).sum() / 2, 1e-3)  # a voxel's reach
-    slab = _slab(planes, int(np.ceil(half)) + 1)
-    first, size = _box(slab, np.linalg.inv(affine) @ registration.matrix, shape3)
-    grid = np.zeros(shape3, slab.get_data_dtype())
+    rise = np.linalg.inv(registration.matrix)[2]  # mm above MNI's origin, for each mm of the scan
+    height = rise @ affine  # of a voxel
+    half = max(
+        np.abs(height[:3]).sum() / 2, slab / 2 * np.linalg.norm(rise[:3]), 1e-3
+    )  # a voxel's reach, or the slab's
+    thick = _slab(planes, int(np.ceil(half)) + 1)
+    first, size = _box(thick, np.linalg.inv(affine) @ registration.matrix, shape3)
+    grid = np.zeros(shape3, thick.get_data_dtype())
     if size.min() > 0:
         part = affine.copy()
         part[:3, 3] += affine[:3, :3] @ first
-        values = np.asarray(to_scan(slab, registration, nib.Nifti1Image(np.zeros(size, np.uint8), part), order).dataobj)
+        values = np.asarray(
+            to_scan(thick, registration, nib.Nifti1Image(np.zeros(size, np.uint8), part), order).dataobj
+        )
         i, j, k = (np.arange(f, f + n) for f, n in zip(first, size))
         z = height[3] + height[0] * i[:, None, None] + height[1] * j[:, None] + height[2] * k
         off = z - levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, z)]
@@ -273,36 +280,37 @@ _FILES = (
 )
 
 
-def _take_away(folder):
+def _take_away(place):
     "Remove the results of a scan, its record first, and nothing else."
     for name in (*_RECORDS, *_FILES):
-        remove(folder / name)
+        remove(place.path(name))
 
 
-def forget_scan(folder: Path):
+def forget_scan(place: Place):
     "Remove the results of a scan, and its folder if nothing else is in it; of a link, the link alone."
-    if folder.is_symlink():
-        folder.unlink()
+    if place.folder.is_symlink():
+        place.folder.unlink()
         return
-    _take_away(folder)
-    with suppress(OSError):
-        folder.rmdir()
+    _take_away(place)
+    place.prune()
 
 
 @contextmanager
 def folder_aside(
-    folder: Path,  # of a scan's results
-):  # path of a folder to write to
+    place: Place,  # of a scan's results
+):  # path of a folder to write to, with plain names
     "Files that take their places when all of them are there; if that fails, nothing has changed."
-    aside = own_folder(folder.parent / ".aside") / folder.name
-    with writing(folder):
+    aside = place.aside
+    own_folder(aside.parent)
+    with writing(place.folder):
         remove(aside)
         try:
             aside.mkdir()
             yield aside
-            _take_away(own_folder(folder))
+            place.make()
+            _take_away(place)
             for path in sorted(aside.iterdir(), key=lambda p: (p.name in _RECORDS, p.name)):
-                path.replace(folder / path.name)
+                path.replace(place.path(path.name))
         finally:
             remove(aside)
 
@@ -365,10 +373,10 @@ def _is_record(found):
 
 
 def read_record(
-    folder: Path,  # of a scan's results
+    place: Place,  # of a scan's results
 ) -> dict | None:  # None: nothing is there, or nothing that can be used
     "What is known of a scan: how it was done, or why it was skipped."
-    found = (read_json(folder / name) for name in _RECORDS)
+    found = (read_json(place.path(name)) for name in _RECORDS)
     return next((record for record in found if record and _is_record(record) and is_sealed(record)), None)
 
 # %% ../../nbs/scans/writing.ipynb #94d6d854
@@ -385,6 +393,7 @@ def _save(image, folder, name, space, about):
 def _about(scan, facts, measured):
     "What all sidecars of a scan say."
     made = dict(Weights=facts["weights"], Chain=facts["settings"], Seeds=facts["seeds"], Code=facts["code"])
+    made |= dict(SlabThickness=facts["slab"])
     return dict(Sources=[scan.path.name], GeneratedBy=[dict(Name="AutoDDPM")], Threshold=measured.threshold, **made)
 
 
@@ -411,7 +420,7 @@ def _bring_back(ready, name, images, heads, threshold):
     return {z: (p >= 0.5).astype(np.uint8) for z, p in planes.items()} if name == "mask" else planes
 
 
-def _write_images(folder, ready, images, heads, threshold, about):
+def _write_images(folder, ready, images, heads, threshold, about, slab):
     "NIfTI files; returns the planes of each kind and the number of marked voxels."
     planes, marked = {}, None
     for name in ("anomaly_map", "mask", "pseudo_healthy", "coverage"):
@@ -422,7 +431,7 @@ def _write_images(folder, ready, images, heads, threshold, about):
             grid = _slice_grid(planes[name][None], ready)
         else:
             order = 0 if "Levels" in _KINDS[name] else 1
-            grid = to_grid(planes[name], ready.registration, ready.shape, ready.affine, order)
+            grid = to_grid(planes[name], ready.registration, ready.shape, ready.affine, order, slab)
             seen = {z: _inside(z, ready) for z in ready.planes} if name == "coverage" else planes[name]
             _save(_in_mni(seen), folder, name, _IN_MNI, about)
         _save(_like(grid, ready), folder, name, "", about)
@@ -498,7 +507,7 @@ def _marked(ready, voxels):
 
 
 def write_scan(
-    folder: Path,  # of this scan
+    place: Place,  # of its results
     scan: FoundScan,
     ready: Ready,
     images: dict,  # stage -> [n,128,128], its planes
@@ -520,22 +529,23 @@ def write_scan(
         facts=ready.facts,
         **ready.identity,
     )
-    with folder_aside(folder) as aside:
+    with folder_aside(place) as aside:
         about = _about(scan, facts, measured)
-        planes, voxels = _write_images(aside, ready, images, heads, measured.threshold, about)
+        planes, voxels = _write_images(aside, ready, images, heads, measured.threshold, about, facts["slab"])
         _draw(aside, ready, images, planes, main, measured)
         clusters = _clusters(ready, planes, measured) if "mask" in planes else None
         if clusters is not None:
             write_clusters(clusters, aside / "clusters.tsv")
         record |= _marked(ready, voxels) | dict(clusters=None if clusters is None else len(clusters))
-        write_scan_page(record, aside, facts | dict(threshold=measured.threshold, healthy=measured.healthy))
-        record |= dict(files=sign_files(list(aside.iterdir())))
+        made = facts | dict(threshold=measured.threshold, healthy=measured.healthy)
+        write_scan_page(record, Place(aside.parent, aside.name), place, made)
+        record |= dict(files={place.name(n): signed for n, signed in sign_files(list(aside.iterdir())).items()})
         write_json(aside / "provenance.json", seal(plain_settings(record) | facts))
     return record
 
 
 def write_skipped(
-    folder: Path,  # of this scan
+    place: Place,  # of its results
     scan: FoundScan,
     reason: str,
     facts: dict,  # `request`, and the files' `stamp` where they can be read
@@ -550,6 +560,6 @@ def write_skipped(
         tried=not scan.reason,
         **facts,
     )
-    with folder_aside(folder) as aside:
+    with folder_aside(place) as aside:
         write_json(aside / "skipped.json", seal(record))
     return record
