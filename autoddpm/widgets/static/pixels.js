@@ -63,12 +63,12 @@ function outlineOf(mask) {
   return path;
 }
 
-// A canvas of an image's own size, coloured pixel by pixel: paint(value, k) -> [red, green, blue, alpha].
+// A canvas of an image's own size, coloured pixel by pixel: paint(value, pixels, at) writes red, green, blue, alpha.
 function coloured(image, paint) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [image.width, image.height];
   const context = canvas.getContext("2d"), pixels = context.createImageData(image.width, image.height);
-  for (let k = 0; k < image.data.length; k++) pixels.data.set(paint(image.data[k], k), 4 * k);
+  for (let k = 0; k < image.data.length; k++) paint(image.data[k], pixels.data, 4 * k);
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
@@ -76,13 +76,17 @@ function coloured(image, paint) {
 // Grey between the ends of a window.
 function grey(image, window, level) {
   const low = level - window / 2;
-  return coloured(image, v => { const g = 255 * (v - low) / window; return [g, g, g, 255]; });
+  return coloured(image, (v, pixels, at) => {
+    pixels[at] = pixels[at + 1] = pixels[at + 2] = 255 * (v - low) / window;
+    pixels[at + 3] = 255;
+  });
 }
 
-// Colours of a map from 0 to its limit; `see-through`: the more, the quieter.
+// Colours of a map from 0 to its limit; `seeThrough`: the more, the quieter.
 function heat(image, limit, colours, seeThrough) {
-  return coloured(image, v => {
+  return coloured(image, (v, pixels, at) => {
     const k = 3 * Math.min(255, Math.max(0, Math.round(255 * v / limit)));
-    return [colours[k], colours[k + 1], colours[k + 2], seeThrough ? 217 * Math.min(1, Math.max(0, 2 * v / limit)) : 255];
+    for (let c = 0; c < 3; c++) pixels[at + c] = colours[k + c];
+    pixels[at + 3] = seeThrough ? 217 * Math.min(1, Math.max(0, 2 * v / limit)) : 255;
   });
 }

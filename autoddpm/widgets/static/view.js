@@ -27,7 +27,7 @@ class View extends Layout {
     this.shown = {scan: {data: Float32Array.from(data.subarray(k * length, (k + 1) * length), v => v / 255), width, height}};
     this.score.textContent = "";
     this.say(`z = ${heights[k]} mm`);
-    this.drawLooks();
+    this.paintAll();
     this.request();
   }
 
@@ -67,24 +67,37 @@ class View extends Layout {
     this.drawScan();
   }
 
-  drawLooks() {  // everything that the controls of "Look" decide
-    const {shown, look} = this, {scan, restored, anomaly_map: map, head} = shown;
+  // After an answer: every layer. The controls of "Look" make anew only what they decide.
+  paintAll() {
     this.layers = {};
-    if (scan) this.layers.scan = grey(scan, look.window, look.level);
-    if (restored) this.layers.healthy = grey(restored, look.window, look.level);
+    const {shown, layers, about} = this, map = shown.anomaly_map;
     if (map) {
-      this.layers.over = heat(map, this.about.limits.anomaly_map, this.colours, true);
-      this.layers.map = heat(map, this.about.limits.anomaly_map, this.colours, false);
-      this.marks = look.marking ? markedOf(map, head, look.marking) : null;
-      this.layers.outline = this.marks && outlineOf(this.marks);
-      this.barEnd.textContent = digits(this.about.limits.anomaly_map, 2);
+      layers.over = heat(map, about.limits.anomaly_map, this.colours, true);
+      layers.map = heat(map, about.limits.anomaly_map, this.colours, false);
+      this.barEnd.textContent = digits(about.limits.anomaly_map, 2);
     }
-    this.map.title.textContent = map && this.marks ? `Anomaly map, ${count(this.marks)} px marked` : "Anomaly map";
-    this.tick.hidden = !look.marking;
-    if (map && look.marking) this.tick.style.left = `${Math.min(100, 100 * look.marking / this.about.limits.anomaly_map)}%`;
-    this.layers.truth = shown.truth && outlineOf(shown.truth);
-    [this.legend[0].hidden, this.legend[1].hidden] = [!this.layers.outline || !look.over, !this.layers.truth];
+    layers.truth = shown.truth && outlineOf(shown.truth);
+    this.legend[1].hidden = !layers.truth;
+    this.paintMarks(false);
+    this.paintGreys();
+  }
+
+  paintGreys() {
+    const {scan, restored} = this.shown, {window, level} = this.look;
+    if (scan) this.layers.scan = grey(scan, window, level);
+    if (restored) this.layers.healthy = grey(restored, window, level);
     this.drawMain();
+  }
+
+  paintMarks(draw = true) {
+    const {anomaly_map: map, head} = this.shown, level = this.look.marking, marks = map && level ? markedOf(map, head, level) : null;
+    this.layers.outline = marks && outlineOf(marks);
+    this.legend[0].hidden = !marks;
+    this.tick.hidden = !marks;
+    if (marks) this.tick.style.left = `${Math.min(100, 100 * level / this.about.limits.anomaly_map)}%`;
+    const mm = this.about?.mm?.dx, pixels = marks ? count(marks) : 0;
+    this.extent.textContent = !marks ? "" : mm ? `${(pixels * mm * mm / 100).toFixed(1)} cm² marked` : `${pixels} px marked`;
+    if (draw) this.drawMain();
   }
 
   drawMain() {
