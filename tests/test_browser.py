@@ -6,7 +6,6 @@ running without saving leaves a clone as it was. All of it happens on copies of 
 
 import json
 import re
-import time
 from pathlib import Path
 
 import browser
