@@ -160,6 +160,7 @@ class Explorer extends Hand {
     this.kind.value = this.facts.kinds[0];
     this.tool.value = "look";
     this.atOnce.checked = true;
+    this.path.value = "";
     if (this.blinking) this.blink();
     this.zoom.reset();
     this.showTool();
