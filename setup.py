@@ -23,7 +23,7 @@ setup(
     keywords=cfg["keywords"],
     license="Apache-2.0",
     packages=find_packages(include=["autoddpm", "autoddpm.*"]),
-    package_data={"autoddpm": ["weights/*"], "autoddpm.scans": ["templates/*"]},
+    package_data={"autoddpm": ["weights/*"], "autoddpm.scans": ["templates/*"], "autoddpm.widgets": ["static/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={

@@ -131,7 +131,7 @@ SHELVES = {  # folder of nbs/ -> heading of the workshop page and what the folde
     "evaluation": ("Evaluation", "Methods compared on a data set: baselines, metrics, runs, tables, ablations."),
     "scans": ("Scans", "From a raw volume to a slice, and from a scan to a map, a table and a report."),
     "reproduce": ("Reproduction", "Figures and tables made again when something they depend on has changed."),
-    "widgets": ("Widgets", "The explorer in JupyterLab."),
+    "widgets": ("Widgets", "The explorer: what it computes, what can be looked at, what is taken away, and its page."),
 }
 TAGLINE = re.compile(r"^> (.+)$", re.MULTILINE)
 
