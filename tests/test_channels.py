@@ -1,20 +1,27 @@
 """Images of any channels and any size: one channel as ever, several by the documented rule, each refusal by name."""
 
+import json
 from functools import partial
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from typer.testing import CliRunner
 
 from autoddpm import AnoDDPM, AutoDDPM, load_dataset
 from autoddpm.adapters import adapt
 from autoddpm.calibrate import calibrate
-from autoddpm.ddpm import DDPM
+from autoddpm.cli import app
+from autoddpm.ddpm import DDPM, load_ddpm
 from autoddpm.detect import CHAINS
 from autoddpm.exports import to_diffusers, to_monai
 from autoddpm.maps import CoarseAutoDDPM
 from autoddpm.perceptual import lpips_distance
-from autoddpm.unet import UNet
+from autoddpm.schedule import Schedule
+from autoddpm.unet import UNet, load_checkpoint
 
 QUICK = dict(noise_level_recon=20, steps=2, noise_level_inpaint=9, inpaint_levels=2, resample_steps=2)
 ASKED = dict(masking_threshold="p95", progress=False)
@@ -204,3 +211,74 @@ def test_thresholds_in_valid_pixels_only():
         assert d.record["settings"]["masking_threshold"] == threshold
         assert ((d.likelihood > threshold) & valid).sum() / valid.sum() < 0.05
     assert both[0][0]["targets"] != both[1][0]["targets"]
+
+
+def write_textures(folder, count: int, spots: int = 0):
+    "Colour pictures of 36 x 50 pixels; the first few with a spot, all with its outline."
+    folder.mkdir()
+    rng, rows, columns = np.random.default_rng(count), *np.indices((36, 50))
+    for k in range(count):
+        waves = [np.sin((rows * a + columns * b) / 3 + rng.random()) for a, b in ((1, 0), (0, 1), (1, 1))]
+        picture = np.uint8(127 + 60 * np.stack(waves, -1) + rng.integers(0, 20, (36, 50, 3)))
+        outline = ((rows - 18) ** 2 + (columns - 20) ** 2 < 30) & (k < spots)
+        picture[outline] = (250, 30, 30)
+        Image.fromarray(picture).save(folder / f"t{k:02}.png")
+        Image.fromarray(np.uint8(255) * outline).save(folder / f"t{k:02}_mask.png")
+    return str(folder)
+
+
+def autoddpm(*command) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_colour_pictures_from_training_to_the_table(tmp_path, monkeypatch):
+    healthy, cases = write_textures(tmp_path / "healthy", 24), write_textures(tmp_path / "cases", 22, spots=2)
+    monkeypatch.chdir(tmp_path)
+    options = ("--steps", 2, "--batch-size", 2, "--max-level", 399, "--schedule", "cosine", "--quiet")
+    autoddpm("train", "images", "--root", healthy, "--out", "run", *options)
+    meta = load_checkpoint("run/best.safetensors")[1]
+    assert (meta["unet"]["in_channels"], meta["size"], meta["dataset"]) == (3, [36, 50], "images")
+    model = load_ddpm("run/best.safetensors")[0]
+    assert torch.equal(model.schedule.alpha_bar, Schedule(kind="cosine").alpha_bar)
+
+    weights = ("run/best.safetensors", "--chain", "fast")
+    assert "thresholds of the map" in autoddpm("calibrate", weights[0], "--healthy", cases, *weights[1:])
+    entries = json.loads((tmp_path / "run" / "best.calibration.json").read_text())["entries"]
+    assert [entry["slices"] for entry in entries] == [20, 20]  # without those that have a spot
+    detector = AutoDDPM.from_pretrained(weights[0])
+    images = load_dataset("images", root=cases).images()
+    d = detector.detect(images[2:], progress=False, speed="fast")
+    assert d.record["padded_to"] == [40, 56] and detector.model.schedule.facts["kind"] == "cosine"
+    threshold = entries[1]["targets"]["0.05"]["threshold"]
+    assert (d.anomaly_map > threshold).float().mean() <= 0.05  # of the whole frame
+    scores = json.loads((tmp_path / "run" / "best.scores.json").read_text())["entries"][0]["scores"]
+    assert scores == pytest.approx(sorted(d.score.tolist()), abs=1e-5)
+
+    said = autoddpm(
+        "evaluate", "images", "--root", cases, "--weights", weights[0], "--out", "found", "-p", "n_bootstrap", 10
+    )
+    assert "| autoddpm |" in said and "| anoddpm |" in said
+    rows = pd.read_csv(tmp_path / "found" / "scores.csv")
+    assert set(rows.method) == {"autoddpm", "anoddpm"} and (rows.group == "lesioned").sum() == 4
+    strip = np.asarray(Image.open(tmp_path / "found" / "strips.png").convert("RGB")).astype(int)
+    assert (strip[..., 0] - strip[..., 1] > 150).any()  # the red spot, in its colour
+    facts = json.loads((tmp_path / "found" / "provenance.json").read_text())
+    assert facts["methods"]["autoddpm"]["settings"]["masking_threshold"] == entries[0]["targets"]["0.05"]["threshold"]
+
+
+def test_weights_of_other_channels_are_refused_by_each_command(tmp_path, monkeypatch):
+    textures = write_textures(tmp_path / "textures", 20, spots=1)
+    monkeypatch.chdir(tmp_path)
+    autoddpm("train", "images", "--root", textures, "--out", "run", "--steps", 1, "--batch-size", 2, "--quiet")
+    np.save(tmp_path / "slice.npy", np.tri(40))
+    weights = "run/best.safetensors"
+    for command, reason in (
+        (("detect", "slice.npy", "--weights", weights), "images of 1 channels: the network best.safetensors takes 3"),
+        (("train", "images", "--root", textures, "--start", "ixi"), "images of 3 channels: the network in use takes 1"),
+        (("train", "folder", "--root", textures), "PNG of mode RGB, not grey"),
+        (("train", "images"), "no folder given; give root="),
+    ):
+        done = CliRunner().invoke(app, [*command, "--out", "made"])
+        assert done.exit_code == 2 and reason in done.stderr.replace("\n", " "), (command, done.output)

@@ -27,7 +27,7 @@ from scipy import ndimage
 from ..data import read_slice
 from ..ddpm import DDPM
 from ..detect import CHAINS, AutoDDPM, autoddpm_settings
-from ..figures import SIDES, TRUTH, draw_image, map_limits, mark_sides, stamp
+from ..figures import SIDES, TRUTH, draw_image, map_limits, mark_sides, picture_of, stamp
 from ..mask import anomaly_likelihood, anomaly_mask, coarse_pass
 from ..perceptual import over_channels
 from ..phantom import add_lesion, smooth_field
@@ -284,19 +284,19 @@ def view_limits(view: View) -> dict:  # by stage; stages that are no maps are gr
 
 
 def tile(
-    image: torch.Tensor,  # [...,H,W]
+    image: torch.Tensor,  # [...,H,W] or [...,3,H,W], which is shown in colour
     limit: float | None = None,  # upper end of a map's colour scale; None: a grey picture
     outline: torch.Tensor | None = None,  # bool like image, drawn as a line
     times: int = 2,  # pixels of the picture per pixel of the image
     sides: tuple | None = SIDES,  # letters for the left and the right edge; None: no letters
 ) -> bytes:  # PNG
     "The picture of one stage, with the patient's sides marked."
-    x = image.float().reshape(image.shape[-2:]).numpy()
+    x = (picture_of(image.float().reshape(-1, *image.shape[-2:])) / (limit or 1)).clip(0, 1)
     colour_map = matplotlib.colormaps["gray" if limit is None else "magma"]
-    colours = colour_map((x / (limit or 1)).clip(0, 1), bytes=True)[..., :3]
+    colours = colour_map(x, bytes=True)[..., :3] if x.ndim == 2 else (255 * x).round().astype(np.uint8)
     large = np.ascontiguousarray(colours.repeat(times, 0).repeat(times, 1))
     if outline is not None and outline.any():
-        inside = outline.reshape(x.shape).numpy().repeat(times, 0).repeat(times, 1)
+        inside = outline.reshape(x.shape[:2]).numpy().repeat(times, 0).repeat(times, 1)
         large[inside & ~ndimage.binary_erosion(inside)] = [int(TRUTH[i : i + 2], 16) for i in (1, 3, 5)]
     picture, file = Image.fromarray(large), BytesIO()
     mark_sides(picture, sides)
