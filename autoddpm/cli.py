@@ -474,7 +474,11 @@ NOISE, COMPUTING = "Noise and loss", "Computing and saving"
 @app.command(cls=_Command)
 def train(
     dataset: Annotated[
-        str, typer.Argument(metavar="NAME", help="Data set with healthy slices: ixi, folder or simulated.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Data set with healthy slices: ixi, folder or simulated; or images (of any kind: PNG, TIFF, NPY).",
+        ),
     ],
     out: Annotated[Path, _option("DIR", "Folder of the training.")],
     root: Annotated[
@@ -569,8 +573,9 @@ def train(
         checkpoint_every=checkpoint_every,
     )
     known = dict(noise_type=noise_type, max_level=max_level, precision=precision)
-    model = new_ddpm(network, start, seed, schedule=Schedule(kind=schedule) if schedule else None, **known)
+    known["schedule"] = Schedule(kind=schedule) if schedule else None
     sets = training_sets(dataset, source, root, val, seed)
+    model = new_ddpm(network, start, seed, channels=len(sets[0][0].image), **known)
     speaks = PartialState().is_main_process and not quiet
     if speaks:
         print(sets[2], flush=True)
@@ -588,8 +593,8 @@ def calibrate(
         Path,
         _option(
             "DIR",
-            "Folder of healthy slices, or what `prepare` made of healthy scans. Slices with a lesion in their mask, "
-            "and those that `train` trained on, are left out.",
+            "Folder of healthy slices, or what `prepare` made of healthy scans; for weights trained on images, a "
+            "folder of these. Those with a lesion in their mask, and those that `train` trained on, are left out.",
             callback=_there,
         ),
     ],
@@ -648,7 +653,10 @@ def _from_here(weights: str) -> str:
 @app.command(cls=_Pairs)
 def evaluate(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="atlas, ixi-strokes, fastmri, simulated, or folder (with masks).")
+        str,
+        typer.Argument(
+            metavar="DATASET", help="atlas, ixi-strokes, fastmri, simulated, or folder or images (with masks)."
+        ),
     ],
     out: Annotated[Path, _option("DIR", "Folder for tables, pictures, and the executed notebook, eval.ipynb.")],
     root: Annotated[
@@ -690,7 +698,9 @@ def evaluate(
         device=device,
         batch_size=batch_size,
         out_dir=str(out.expanduser().resolve()),
-    ) | (dict(methods=methods) if methods else {})
+    )
+    if methods or dataset == "images":
+        own["methods"] = methods or "autoddpm,anoddpm"  # those that need no head
     notebook = runner.read_notebook(repo_root() / "nbs" / "eval.ipynb")
     other = runner.typed_parameters(dict(eval=notebook), [pair.split("=", 1) for pair in parameters or []])["eval"]
     if twice := sorted({*other} & {*own}):

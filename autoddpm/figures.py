@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'TITLE', 'TEXT', 'SMALL', 'RULES', 'PALETTE', 'STYLES', 'TRUTH', 'SIMULATED', 'SMOKE', 'COLUMNS', 'MAPS',
-           'SIDES', 'use_style', 'panel_title', 'style', 'stamp', 'map_limits', 'head_box', 'draw_image', 'colour_bar',
-           'sides_of', 'mark_sides', 'strip', 'pr_curve', 'operating_point', 'precision_recall']
+           'SIDES', 'use_style', 'panel_title', 'style', 'stamp', 'map_limits', 'head_box', 'picture_of', 'draw_image',
+           'colour_bar', 'sides_of', 'mark_sides', 'strip', 'pr_curve', 'operating_point', 'precision_recall']
 
 # %% ../nbs/figures.ipynb #0bd5e5c8
 import textwrap
@@ -147,22 +147,32 @@ def head_box(
     return tuple(slice(max(int(first) - pad, 0), int(last) + pad + 1) for first, last in ends)
 
 
+def picture_of(
+    image,  # [C,H,W]
+) -> np.ndarray:  # [H,W,3] for three channels, else [H,W]
+    "What is shown of an image: three channels as red, green and blue; of any other number, the first."
+    image = np.asarray(image, dtype=float)
+    return image.transpose(1, 2, 0) if len(image) == 3 else image[0]
+
+
 def draw_image(
     ax,
-    image,  # [1,H,W]
+    image,  # [C,H,W], drawn as `picture_of` has it; a map [1,H,W]
     limit: float | None = None,  # upper end of a map's colour scale; None: a grey picture
     truth=None,  # true lesion, bool [1,H,W], outlined if there is any
     box: tuple | None = None,  # of `head_box`
     linewidth: float = 0.6,  # of the outline
     span: tuple = (0, 1),  # of a grey picture
 ) -> None:
-    "Draw a slice in grey, or a map in colour, without axes."
-    box = box or (slice(None), slice(None))
+    "Draw a slice in grey or its own colours, or a map in colour, without axes."
+    box, picture = box or (slice(None), slice(None)), picture_of(image)
     low, high = span if limit is None else (0, limit)
+    if picture.ndim == 3:
+        picture = ((picture - low) / (high - low)).clip(0, 1)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.imshow(
-        np.asarray(image, dtype=float)[0][box],
+        picture[box],
         cmap="gray" if limit is None else "magma",
         vmin=low,
         vmax=high,
@@ -191,7 +201,7 @@ def colour_bar(
 
 # %% ../nbs/figures.ipynb #eaf70c56
 SIDES = ("L", "R")  # the patient's side at the left and at the right edge of a slice
-_UNKNOWN_SIDES = ("fastmri",)  # sets whose files don't say
+_UNKNOWN_SIDES = ("fastmri", "images")  # sets whose files don't say, or have none
 
 
 def sides_of(

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from .config import PAPER, provenance, sha256
-from .data import SliceDataset, check_images, healthy_slices, load_dataset, split_by_subject
+from .data import FOLDERS, SliceDataset, check_images, healthy_slices, load_dataset, split_by_subject
 from .ddpm import DDPM, load_ddpm
 from .output import alone, remove, whole
 from .processes import start_together
@@ -77,7 +77,7 @@ def _half(n: int, generator) -> torch.Tensor:
 
 
 def random_affine(
-    x: torch.Tensor,  # slices [B,1,H,W]
+    x: torch.Tensor,  # slices [B,C,H,W]
     settings: TrainSettings,
     generator: torch.Generator,
 ) -> torch.Tensor:
@@ -87,13 +87,15 @@ def random_affine(
     zoom = 1 / _uniform(n, 1 - s.scale, 1 + s.scale, generator)
     mirror = torch.where(_half(n, generator) & s.flip, -1.0, 1.0)
     dx, dy = (_uniform(n, -2 * s.shift, 2 * s.shift, generator) for _ in range(2))  # the frame is 2 wide
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    theta = torch.stack([torch.stack([cos * mirror, -sin, dx], 1), torch.stack([sin * mirror, cos, dy], 1)], 1)
+    cos, sin, tall = angle.cos() * zoom, angle.sin() * zoom, x.shape[-2] / x.shape[-1]
+    theta = torch.stack(
+        [torch.stack([cos * mirror, -sin * tall, dx], 1), torch.stack([sin * mirror / tall, cos, dy], 1)], 1
+    )
     return F.grid_sample(x, F.affine_grid(theta.to(x), list(x.shape), align_corners=False), align_corners=False)
 
 # %% ../nbs/07_train.ipynb #79e21df4
 def random_contrast(
-    x: torch.Tensor,  # slices [B,1,H,W] in [0,1]
+    x: torch.Tensor,  # slices [B,C,H,W] in [0,1]
     settings: TrainSettings,
     generator: torch.Generator,
 ) -> torch.Tensor:
@@ -473,7 +475,7 @@ def _run(training, images, held_out, meta, log, on_validation, progress):
 
 def fit(
     model: DDPM,  # trained in place; a new training starts from its weights
-    train_images: torch.Tensor,  # healthy slices [N,1,H,W] in [0,1]
+    train_images: torch.Tensor,  # healthy slices [N,C,H,W] in [0,1]
     validation_images: torch.Tensor,  # healthy slices of other subjects, like train_images
     settings: TrainSettings,
     out_dir,  # folder of the training; one that is already there is resumed
@@ -486,11 +488,13 @@ def fit(
     "The best weights of a training on healthy slices, which starts or resumes here."
     images = check_images(train_images, "training slices")
     held_out = check_images(validation_images, "validation slices")
+    for part in (images, held_out):
+        model.seen_size(part)  # refuses what the network cannot take
     basis = dict(train=_content(images), validation=_content(held_out), start=facts.get("start"))
     start_together(cpu=not torch.cuda.is_available())
     accelerator, out_dir = Accelerator(cpu=not torch.cuda.is_available()), Path(out_dir)
     images, held_out = images.to(accelerator.device), held_out.to(accelerator.device)
-    meta = _model_facts(model) | dict(settings=asdict(settings)) | provenance(**facts)
+    meta = _model_facts(model) | dict(size=list(images.shape[-2:]), settings=asdict(settings)) | provenance(**facts)
     with alone(out_dir) if accelerator.is_main_process else contextlib.nullcontext():
         training = _open_training(model, settings, out_dir, accelerator, overwrite, basis)
         training.capture(images)
@@ -515,6 +519,7 @@ def new_ddpm(
     network: str = "small",  # a name in `NETWORKS`; not used with `start`
     start: str = "",  # weights to start from (bundled name or path); empty: from scratch
     seed: int = 0,  # of the initial weights
+    channels: int = 1,  # of the images; with `start`, its own
     **known,  # noise_type, prediction, max_level, precision, schedule of `DDPM`
 ) -> DDPM:
     "An untrained model, or a copy of a trained one to train further."
@@ -522,7 +527,7 @@ def new_ddpm(
         raise ValueError(f"network {network!r}: choose one of {', '.join(NETWORKS)}")
     torch.manual_seed(seed)
     if not start:
-        return DDPM(UNet(**NETWORKS[network]), **known)
+        return DDPM(UNet(in_channels=channels, out_channels=channels, **NETWORKS[network]), **known)
     ready = load_ddpm(start)[0]  # its parameters are frozen
     unet = UNet(**ready.unet.config)
     unet.load_state_dict(ready.unet.state_dict())
@@ -540,23 +545,24 @@ def _check_apart(train: SliceDataset, val: SliceDataset):
 
 
 def training_sets(
-    dataset: str,  # name of a set with the splits train and val, or "folder", which is split by subject
+    dataset: str,  # name of a set with the splits train and val; "folder" or "images", which are split by subject
     source: str = "auto",  # auto: the real set if present, else the simulated cohort; real; simulated
     root=None,  # folder of the set; None: its default place
     val=None,  # folder of slices to validate on, instead of those of the set
     seed: int = 0,  # of the split of a folder
 ) -> tuple:  # (`SliceDataset` to train on, to validate on, sentence on both)
     "Slices of different subjects to train and to validate on."
-    if dataset != "folder":
+    if dataset not in FOLDERS:
         train = load_dataset(dataset, root=root, split="train", source=source)
         held_out = None if val else load_dataset(dataset, root=root, split="val", source=source)
         how = "the split of the set"
     else:
-        train, how = healthy_slices(load_dataset("folder", root=root)), f"split by subject with seed {seed}"
+        train, how = healthy_slices(load_dataset(dataset, root=root)), f"split by subject with seed {seed}"
         if not val:
             train, held_out = split_by_subject(train, seed)
     if val:
-        held_out, how = healthy_slices(load_dataset("folder", root=val)), f"validated on {val}"
+        kind = dataset if dataset in FOLDERS else "folder"
+        held_out, how = healthy_slices(load_dataset(kind, root=val)), f"validated on {val}"
         _check_apart(train, held_out)
     counts = [
         f"{len(s)} slices of {len(set(s.subjects))} subject{'s' * (len(set(s.subjects)) > 1)}"

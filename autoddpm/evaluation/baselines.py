@@ -13,12 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..calibrate import head_mask
+from ..calibrate import valid_pixels
 from ..config import provenance, sha256, weights_root
 from ..data import check_images
 from ..detect import Detection, Detector
 from ..maps import noise_free_guess, smooth_residual, smoothed
 from ..output import whole
+from ..perceptual import over_channels
 
 # %% ../../nbs/evaluation/baselines.ipynb #400465cc
 from fastcore.basics import patch
@@ -39,8 +40,8 @@ class MeanSlice:
 
     def __init__(
         self,
-        mean: torch.Tensor,  # [1,H,W] in [0,1]
-        std: torch.Tensor,  # [1,H,W], from 0 up
+        mean: torch.Tensor,  # [C,H,W] in [0,1]
+        std: torch.Tensor,  # [C,H,W], from 0 up
         identity: dict | None = None,  # name and hash of the file, for the record
     ):
         self.mean, self.std, self.identity = mean.float(), std.float(), identity or {}
@@ -48,7 +49,7 @@ class MeanSlice:
     @classmethod
     def fit(
         cls,
-        images: torch.Tensor,  # healthy slices [N,1,H,W] in [0,1]
+        images: torch.Tensor,  # healthy slices [N,C,H,W] in [0,1]
     ):
         "Mean and standard deviation of every pixel."
         if len(images) < 2:
@@ -57,7 +58,8 @@ class MeanSlice:
 
     def detect(
         self,
-        images: torch.Tensor,  # scans [B,1,H,W] float32 in [0,1]
+        images: torch.Tensor,  # scans [B,C,H,W] float32 in [0,1]
+        valid: torch.Tensor | str | None = "head",  # pixels that count, as in `calibrate.valid_pixels`
         **_,  # keywords of the other methods: there is nothing to set
     ) -> Detection:
         "Anomaly maps and scores of scans."
@@ -66,8 +68,8 @@ class MeanSlice:
             raise ValueError(
                 f"images of {tuple(x.shape[1:])}, mean slice of {tuple(self.mean.shape)}: bring them to one size"
             )
-        mean, heads = self.mean.to(x).expand_as(x), head_mask(x)
-        anomaly_map = (x - mean).abs() / (self.std.to(x) + 0.02) * heads
+        mean, heads = self.mean.to(x).expand_as(x), valid_pixels(x, valid)
+        anomaly_map = over_channels((x - mean).abs() / (self.std.to(x) + 0.02)) * heads
         return Detection(mean, mean, anomaly_map, mean_in_head(anomaly_map, heads), record=_record(self))
 
 
@@ -80,11 +82,11 @@ class SmoothMeanSlice(MeanSlice):
 
     method, mm = "mean-slice-smoothed", 2.7
 
-    def detect(self, images: torch.Tensor, **_) -> Detection:
+    def detect(self, images: torch.Tensor, valid: torch.Tensor | str | None = "head", **_) -> Detection:
         "Anomaly maps and scores of scans, as in `MeanSlice`."
-        found = super().detect(images)
+        found, counted = super().detect(images, valid), valid_pixels(images, valid)
         anomaly_map = smoothed(found.anomaly_map, self.mm)
-        return replace(found, anomaly_map=anomaly_map, score=mean_in_head(anomaly_map, head_mask(images)))
+        return replace(found, anomaly_map=anomaly_map, score=mean_in_head(anomaly_map, counted))
 
 # %% ../../nbs/evaluation/baselines.ipynb #dc376fec
 @patch
@@ -135,12 +137,13 @@ class Intensity:
 
     def detect(
         self,
-        images: torch.Tensor,  # scans [B,1,H,W] float32 in [0,1]
+        images: torch.Tensor,  # scans [B,C,H,W] float32 in [0,1]
+        valid: torch.Tensor | str | None = "head",  # pixels that count, as in `calibrate.valid_pixels`
         **_,  # keywords of the other methods: there is nothing to set
     ) -> Detection:
         "Anomaly maps and scores of scans."
-        x, heads = check_images(images), head_mask(images)
-        anomaly_map = (1 - x) * heads
+        x, heads = check_images(images), valid_pixels(images, valid)
+        anomaly_map = over_channels(1 - x) * heads
         return Detection(x, x, anomaly_map, mean_in_head(anomaly_map, heads), record=_record(self))
 
 # %% ../../nbs/evaluation/baselines.ipynb #94a68839

@@ -12,11 +12,12 @@ import os
 import warnings
 from pathlib import Path
 
-from ..calibrate import calibrate, write_calibration
+from ..calibrate import calibrate_with_maps, write_calibration
 from ..config import PAPER, progress_bar, sha256, weights_root
 from ..data import SliceDataset, healthy_slices, load_dataset
 from ..ddpm import find_weights
-from .plan import choose_detector, make_plan, score_healthy, write_healthy_scores
+from .plan import choose_detector, write_healthy_scores
+from ..unet import load_checkpoint
 
 # %% ../../nbs/scans/own_weights.ipynb #a9a9f9f0
 def unseen_slices(
@@ -44,14 +45,13 @@ def _calls(model, bar):
     return model.unet.register_forward_hook(lambda unet, given, output: bar.update(len(output)) and None)
 
 
-def _calibrate(detector, images, settings, batch_size, progress):
+def _calibrate(detector, images, valid, settings, batch_size, progress):
     "`calibrate` under one bar."
     calls = detector.calls(detector.stage_settings(**settings))
-    models = [detector.model, *([detector.repair] if hasattr(detector, "repair") else [])]
     with progress_bar(calls * len(images), desc="thresholds", unit="call", disable=not progress) as bar:
-        hooks = [_calls(model, bar) for model in models]
+        hooks = [_calls(model, bar) for model in detector.networks]
         try:
-            return calibrate(detector, images, batch_size=batch_size, progress=False, **settings)
+            return calibrate_with_maps(detector, images, 0, batch_size, False, valid, settings)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -79,7 +79,8 @@ def calibrate_weights(
 ) -> tuple:  # (path of the thresholds, entries as `calibrate` gives them)
     "Thresholds and scores of healthy slices, written beside the weights for one chain."
     path = _own_file(weights)
-    found = healthy_slices(load_dataset("folder", root=healthy))
+    kind = "images" if load_checkpoint(path)[1].get("dataset") == "images" else "folder"
+    found = healthy_slices(load_dataset(kind, root=healthy))
     data = unseen_slices(found, path)
     detector, settings, _ = choose_detector(str(path), chain, device)
     target = detector.stage_settings(**settings).get("healthy_fpr", PAPER.healthy_fpr)
@@ -95,10 +96,10 @@ def calibrate_weights(
             stacklevel=2,
         )
     images = data.images()
-    entries = _calibrate(detector, images, settings, batch_size, progress)
+    valid = None if kind == "images" else "head"
+    entries, maps = _calibrate(detector, images, valid, settings, batch_size, progress)
     facts = dict(dataset=data.name, fingerprint=data.fingerprint, subjects=len(set(data.subjects)))
     file = write_calibration(str(path), entries, **facts)
-    plan = make_plan(str(path), chain, device=device)
-    scores = score_healthy(plan, images, progress)
-    write_healthy_scores(str(path), plan.record | dict(seeds=plan.seeds), scores, "given to autoddpm calibrate")
+    record = entries[-1]["settings"] | dict(seeds=1)
+    write_healthy_scores(str(path), record, maps.flatten(1).amax(1), "given to autoddpm calibrate")
     return file, entries

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import check_whole, progress_bar, provenance, sha256, write_json
+from ..config import PAPER, check_whole, progress_bar, provenance, sha256, write_json
 from ..ddpm import find_weights, load_ddpm
 from ..dependencies import module_hashes
 from ..detect import CHAINS, AutoDDPM, chain_settings, find_threshold, plain_settings
@@ -203,6 +203,7 @@ def make_plan(
     _check_device(device)
     detector, settings, weights = choose_detector(weights, chain, device, known)
     s = detector.stage_settings(**settings)
+    detector.check_images(torch.zeros(1, 1, PAPER.image_size, PAPER.image_size))  # a slice, as scans are brought to
     masking = detector.mask_threshold_or_p95(s)
     record = plain_settings(dict(detector.depends(s, masking), method=detector.method))
     by_hand = threshold is not None

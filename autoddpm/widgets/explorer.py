@@ -160,6 +160,7 @@ def draft_walk(
     steps = []
 
     def seen(xt, level, output):
+        xt, output = (images[..., : x.shape[-2], : x.shape[-1]] for images in (xt, output))  # without padding
         x0 = detector.model.x0_from_output(xt, level, output.float()).clamp(0, 1)
         steps.append(Step(level, xt.half().cpu(), x0.half().cpu()))
         if watch:
