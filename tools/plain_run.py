@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT))
 def stand_in_for_ipython():
     "The names that the notebooks import from IPython, as plain printing."
     shown = types.ModuleType("IPython.display")
-    shown.Image = shown.Markdown = str
+    shown.Image = shown.Markdown = lambda content=None, **_: content
     shown.display = print
-    sys.modules |= {"IPython": types.ModuleType("IPython"), "IPython.display": shown}
+    sys.modules["IPython.display"] = shown
 
 
 def run(path: Path, given: dict):
