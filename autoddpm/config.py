@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'SEEDS', 'MIN_SIZE', 'repo_root', 'data_root', 'weights_root', 'PaperSettings', 'check_whole', 'check_number',
-           'check_batch', 'image_generators', 'sha256', 'code_version', 'provenance', 'write_json',
-           'notebook_parameters', 'check_parameters', 'progress_bar']
+           'check_batch', 'image_generators', 'find_device', 'device_name', 'sha256', 'code_version', 'provenance',
+           'write_json', 'parameter_values', 'notebook_parameters', 'check_parameters', 'progress_bar']
 
 # %% ../nbs/00_config.ipynb #18ccfb42
 import ast
@@ -27,6 +27,7 @@ import torch
 from tqdm import tqdm as plain_tqdm
 from tqdm.auto import tqdm
 
+from . import __version__
 from .output import whole
 
 # %% ../nbs/00_config.ipynb #9e84ae5d
@@ -119,13 +120,29 @@ def image_generators(
     images: torch.Tensor,  # [B,C,H,W]; each image's pixels enter its seed
     seed: int,  # the user's seed
     stream: str,  # name of the stage, so that two stages do not share their noise
-) -> list:  # B generators on the images' device
+) -> list:  # B generators on the CPU, so that a seed means the same on every device
     "One random generator per image, the same in every batch."
     seed, generators = check_whole("seed", seed, 0, SEEDS), []
     for image in images.detach().float().cpu().contiguous():
         digest = hashlib.sha256(f"{seed}:{stream}:".encode() + image.numpy().tobytes()).digest()
-        generators.append(torch.Generator(images.device).manual_seed(int.from_bytes(digest[:7], "big")))
+        generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
     return generators
+
+# %% ../nbs/00_config.ipynb #2a636da2
+def find_device(
+    name: str = "auto",  # "auto", or a name that PyTorch knows: "cpu", "cuda", "cuda:1"
+) -> str:  # the name of a device
+    "The device to run on, which is the GPU for `auto` if there is one; full precision on either."
+    torch.backends.cudnn.allow_tf32 = False
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def device_name(
+    device,  # of PyTorch, or its name
+) -> str:
+    "What a record calls a device: `cpu`, or the name of the GPU."
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 # %% ../nbs/00_config.ipynb #948b90c9
 def sha256(path) -> str:  # first 16 hexadecimal digits
@@ -140,7 +157,7 @@ def sha256(path) -> str:  # first 16 hexadecimal digits
 @cache
 def code_version() -> str:
     "Version of the package; in a clone with the commit, and `+dirty` if files outside `figures` differ from it."
-    version, root = importlib.metadata.version("autoddpm"), Path(__file__).resolve().parent.parent
+    version, root = __version__, Path(__file__).resolve().parent.parent
     if not ((root / "settings.ini").is_file() and (root / ".git").exists()):
         return version  # git would look further up, in a folder that is not ours
 
@@ -175,6 +192,13 @@ def write_json(path, record: dict) -> Path:
     return Path(path)
 
 # %% ../nbs/00_config.ipynb #4f07e8b6
+def parameter_values(
+    source: str,  # of a cell tagged `parameters`
+) -> dict:  # defaults by name
+    "The literals of a cell of lines like `seed = 0`."
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
+
+
 def notebook_parameters(
     name: str,  # of a notebook in nbs/, without its ending
 ) -> dict:  # defaults by name
@@ -184,8 +208,7 @@ def notebook_parameters(
         raise FileNotFoundError(f"{path}: the notebooks belong to a clone of the repository; run them there")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     tagged = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
-    lines = ast.parse("".join(tagged["source"])).body
-    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
+    return parameter_values("".join(tagged["source"]))
 
 # %% ../nbs/00_config.ipynb #b80b11e3
 def _injected_names(

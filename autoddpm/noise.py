@@ -74,10 +74,11 @@ OPENSIMPLEX_UNIT = 2  # lattice units of `simplex_octave` in one of OpenSimplex
 
 def simplex_noise(
     size: tuple,  # (H,W) in pixels
-    generators: list,  # B random generators, one per image; the noise is made on their device
+    generators: list,  # B random generators, one per image
     octaves: int = 6,  # number of scales
     persistence: float = 0.8,  # weight of an octave relative to the one before
     frequency: float = 64,  # scale of the first octave in pixels, as AnoDDPM and OpenSimplex count it
+    device: torch.device | None = None,  # where the fields are computed; None: where the generators draw
 ) -> torch.Tensor:  # [B,1,H,W] float32, zero mean and unit variance
     "Smooth noise of several scales, one field per generator."
     drawn = torch.stack([torch.rand(octaves, 258, generator=g, device=g.device) for g in generators])
@@ -87,7 +88,10 @@ def simplex_noise(
         w
         * scale
         * simplex_octave(
-            drawn[:, k, :256].argsort(1), drawn[:, k, 256:], tuple(size), OPENSIMPLEX_UNIT * frequency / 2**k
+            drawn[:, k, :256].argsort(1).to(device),
+            drawn[:, k, 256:].to(device),
+            tuple(size),
+            OPENSIMPLEX_UNIT * frequency / 2**k,
         )
         for k, w in enumerate(weights)
     )
@@ -96,12 +100,14 @@ def simplex_noise(
 # %% ../nbs/04_noise.ipynb #b0679cce
 def low_resolution_noise(
     size: tuple,  # (H,W) in pixels
-    generators: list,  # B random generators, one per image; the noise is made on their device
+    generators: list,  # B random generators, one per image
     cells: int = 16,  # a side
+    device: torch.device | None = None,  # where the fields are computed; None: where the generators draw
 ) -> torch.Tensor:  # [B,1,H,W] float32, zero mean and unit variance
     "Gaussian noise of a coarse grid, magnified; one field per generator."
     grids = torch.stack([torch.randn(1, cells + 2, cells + 2, generator=g, device=g.device) for g in generators])
     shift = torch.stack([torch.rand(2, generator=g, device=g.device) for g in generators])  # in cells
+    grids, shift = grids.to(device), shift.to(device)
     theta = torch.eye(2, 3, device=grids.device).repeat(len(grids), 1, 1)
     theta[:, :, :2] *= cells / (
         cells + 2
@@ -129,7 +135,9 @@ def sample_noise(
         noise = torch.stack([torch.randn(images.shape[1:], generator=g, device=g.device) for g in generators])
     elif kind in ("simplex", "coarse"):
         field = simplex_noise if kind == "simplex" else low_resolution_noise
-        noise = torch.cat([field(images.shape[-2:], generators) for _ in range(images.shape[1])], dim=1)
+        noise = torch.cat(
+            [field(images.shape[-2:], generators, device=images.device) for _ in range(images.shape[1])], dim=1
+        )
     else:
         raise ValueError(f"unknown noise {kind!r}: choose 'gaussian', 'simplex' or 'coarse'")
     return noise.to(images)

@@ -39,3 +39,7 @@ def main():
 
     signal.signal(signal.SIGINT, before)
     app(prog_name="autoddpm")
+
+# %% ../nbs/start.ipynb #ba74552d
+if __name__ == "__main__" and "__file__" in globals():  # `python -m autoddpm.start`, and no notebook
+    main()

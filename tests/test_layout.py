@@ -65,7 +65,7 @@ def test_each_notebook_of_the_library_makes_the_module_of_its_name():
     for module, notebook in made.items():
         name = re.sub(r"^\d\d_", "", notebook.as_posix())
         assert module == name.replace("/", "."), f"nbs/{notebook}.ipynb exports {module}"
-    there = {".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in MODULES if p.name != "__init__.py"}
+    there = {".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in MODULES if not p.name.startswith("__")}
     assert set(made) == there, f"a notebook without its module, or the other way round: {set(made) ^ there}"
 
 

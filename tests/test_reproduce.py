@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -216,6 +217,19 @@ def test_killed_and_started_again_at_once(clone):
     expect(reproduce(clone, "fig_a"), 0, run_a="made", fig_a="made")
     assert float(ticks.read_text(encoding="utf-8")) < begun + 2 and pid.exists()
     first.communicate()
+
+
+def test_a_run_without_jupyter_counts(clone, tmp_path):
+    for name in ("papermill", "nbformat", "IPython", "ipykernel", "jupyter_client"):
+        (tmp_path / "lacking" / f"{name}.py").parent.mkdir(exist_ok=True)
+        (tmp_path / "lacking" / f"{name}.py").write_text("raise ModuleNotFoundError(__name__)", encoding="utf-8")
+    (clone / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "plain_run.py", clone / "tools")
+    command = [sys.executable, "tools/plain_run.py", "run_a", "--source", "simulated", "-p", "seed=5"]
+    done = run(command, clone, PYTHONPATH=f"{tmp_path / 'lacking'}{os.pathsep}{clone}")
+    assert done.returncode == 0 and "run_a: made" in done.stdout, done.stdout + done.stderr
+    expect(reproduce(clone, "fig_a", "-p", "seed", "5"), 0, fig_a="made")  # run_a is up to date
+    expect(reproduce(clone, "fig_a"), 0, run_a="made", fig_a="made")  # it was another seed's
 
 
 def test_two_runs_give_the_same_bytes(clone):

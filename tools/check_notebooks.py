@@ -68,7 +68,7 @@ def changed_by(command: str, folder: str, pattern: str, fresh: bool = False) -> 
 
         before = contents()
         for name in before:
-            if fresh and not name.endswith("__init__.py"):
+            if fresh and not name.endswith("__.py"):  # `__init__` and `__main__` are written by hand
                 (copy / name).unlink()
         env = os.environ | dict(JUPYTER_DATA_DIR=scratch)  # nbdev_clean signs notebooks; not in the user's own folder
         done = subprocess.run([BIN / command], cwd=copy, env=env, capture_output=True, text=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import PAPER, provenance, repo_root
+from ..config import PAPER, device_name, provenance, repo_root
 from ..dependencies import module_hashes
 from autoddpm.detect import (
     CHAINS,
@@ -74,6 +74,12 @@ class Method:
         if self.settings:
             return network_calls(dict(coarse=dict(level=self.settings["noise_level"], steps=self.settings["steps"])))
         return getattr(self.detector, "network_calls", 0)
+
+    @property
+    def device(self) -> str:
+        "Name of the device that its network runs on."
+        model = getattr(self.detector, "model", None)
+        return device_name(next(model.parameters()).device if hasattr(model, "parameters") else "cpu")
 
 # %% ../../nbs/evaluation/methods.ipynb #813953d0
 def _masking_threshold(value, detector: AutoDDPM, settings: dict):
@@ -336,7 +342,7 @@ def run_batch(
     started = time.perf_counter()
     found = _detect(method, detector, x, seed, progress)
     seconds = round(time.perf_counter() - started, 2)
-    store_detection(own_folder, x, found, request=request, seconds=seconds, **facts)
+    store_detection(own_folder, x, found, request=request, seconds=seconds, device=method.device, **facts)
     return stored_detection(own_folder, request)
 
 # %% ../../nbs/evaluation/methods.ipynb #6b39e0fc

@@ -176,6 +176,7 @@ def save_run(
         seed=seed,
         n_bootstrap=n_bootstrap,
         code=code_version(),
+        devices=sorted({o.lesioned.record.get("device", "cpu") for o in outcomes.values()}),
         batches={name: batches for name in outcomes},
         thresholds={name: _finite(o.thresholds) for name, o in outcomes.items()},
     )

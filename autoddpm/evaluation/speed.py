@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..config import device_name
 from ..detect import SPEEDS, AutoDDPM
 from .ablate import Change
 
@@ -59,7 +60,7 @@ def time_changes(
     for _ in range(rounds):
         for change in changes:
             spent[change.name].append(run(change))
-    facts = dict(rounds=rounds, slices=len(images), threads=torch.get_num_threads(), device=device.type)
+    facts = dict(rounds=rounds, slices=len(images), threads=torch.get_num_threads(), device=device_name(device))
 
     def row(change):
         s = spent[change.name]

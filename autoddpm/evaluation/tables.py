@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'PAPER_COLUMNS', 'share_above', 'rate_rows', 'auprc_difference', 'mean_difference', 'mean_rows',
-           'slice_scores', 'image_rows', 'interval_text', 'text_table', 'paper_file', 'paper_values', 'add_paper',
-           'join_paper', 'paper_note', 'cohort_notes']
+           'slice_scores', 'image_rows', 'interval_text', 'text_table', 'size_columns', 'kind_tables', 'kind_notes',
+           'paper_file', 'paper_values', 'add_paper', 'join_paper', 'paper_note', 'cohort_notes']
 
 # %% ../../nbs/evaluation/tables.ipynb #e1a5f4a4
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ..config import data_root, repo_root
-from .compare import Cohort, Outcome
-from .metrics import Sweep, bootstrap, evaluate, weighted_mean
+from .compare import Cohort, Outcome, stack
+from .metrics import SIZES, Sweep, bootstrap, evaluate, size_classes, weighted_mean
 from .runs import StoredRun
 
 # %% ../../nbs/evaluation/tables.ipynb #f9013528
@@ -106,27 +106,28 @@ def slice_scores(
     return np.concatenate([one(outcome.lesioned), one(outcome.healthy)])
 
 
+def _image_part(scores, lesioned, subjects, run: StoredRun) -> pd.DataFrame:
+    pixels = (np.asarray(a).reshape(-1, 1, 1, 1) for a in (scores, lesioned))  # of slices of one pixel
+    found = evaluate(*pixels, subjects, n_bootstrap=run.record["n_bootstrap"], seed=run.record["seed"])
+    return found[found.metric.str.startswith("image") & (found["size"] == "all")]
+
+
 def image_rows(
     run: StoredRun,  # with healthy slices
-) -> pd.DataFrame:  # method, score, metric, size ("all"), value, low, high, n (slices)
-    "AUROC and AUPRC of whole slices, for each method and score."
+) -> pd.DataFrame:  # method, score, metric, size, value, low, high, n (slices)
+    "AUROC and AUPRC of whole slices by method and score: all lesioned slices, then each size, against the healthy."
     if not run.cohort.healthy:
         raise ValueError("no healthy slices in this run: image-level results compare lesioned slices with healthy ones")
-    slices = [*run.cohort.lesioned, *run.cohort.healthy]
-    lesioned, subjects, parts = np.arange(len(slices)) < len(run.cohort.lesioned), [s.subject for s in slices], []
+    slices, k = [*run.cohort.lesioned, *run.cohort.healthy], len(run.cohort.lesioned)
+    lesioned, subjects, parts = np.arange(len(slices)) < k, np.array([s.subject for s in slices]), []
+    sizes = np.append(size_classes(stack(run.cohort.lesioned)[1]), ["healthy"] * (len(slices) - k))
     for method, outcome in run.outcomes.items():
         for kind in SCORES:
-            scores = slice_scores(outcome, kind).reshape(-1, 1, 1, 1)
-            found = evaluate(
-                scores,
-                lesioned.reshape(-1, 1, 1, 1),
-                subjects,
-                n_bootstrap=run.record["n_bootstrap"],
-                seed=run.record["seed"],
-            )
-            parts.append(
-                found[found.metric.str.startswith("image") & (found["size"] == "all")].assign(method=method, score=kind)
-            )
+            scores = slice_scores(outcome, kind)
+            for size in ("all", *(size for size in SIZES if size in sizes)):
+                keep = np.isin(sizes, (size, "healthy")) | (size == "all")
+                found = _image_part(scores[keep], lesioned[keep], subjects[keep], run)
+                parts.append(found.assign(method=method, score=kind, size=size))
     return pd.concat(parts, ignore_index=True)[["method", "score", "metric", "size", "value", "low", "high", "n"]]
 
 # %% ../../nbs/evaluation/tables.ipynb #669b05ad
@@ -160,6 +161,53 @@ def text_table(
     wide = rows.assign(text=rows.apply(text, axis=1)).pivot(index="method", columns=key, values="text")
     order = list(dict.fromkeys(rows.method) if methods is None else methods)
     return wide.reindex(index=order, columns=list(headings)).fillna("–").rename(columns=headings).reset_index()
+
+
+def size_columns(
+    rows: pd.DataFrame,  # columns method, size, value, low, high, n; of one metric
+    heading: str,  # of the metric
+    methods: Sequence,  # rows and their order
+    digits: int = 2,
+) -> pd.DataFrame:  # of text
+    "One metric with a column for each size of lesion."
+    n = rows.groupby("size").n.first()
+    headings = {size: f"{heading}, {size} (n = {n[size]})" for size in SIZES if size in n}
+    return text_table(rows[rows["size"].isin(SIZES)], "size", headings, digits, methods)
+
+
+def kind_tables(
+    rows: pd.DataFrame,  # columns kind, method, size, value, low, high, n; of one metric
+    heading: str,  # of the metric
+    methods: Sequence,  # rows and their order
+    digits: int = 2,
+) -> list:  # of tables of text; empty without rows
+    "One metric by kind of lesion; then by size, for each kind but the first, whose sizes have a table of their own."
+    kinds = list(dict.fromkeys(rows.kind))
+    if not kinds:
+        return []
+    overall = text_table(
+        rows[rows["size"] == "all"], "kind", {kind: f"{heading}, {kind}" for kind in kinds}, digits, methods
+    )
+    return [
+        overall,
+        *(size_columns(rows[rows.kind == k], f"{k} lesions: {heading}", methods, digits) for k in kinds[1:]),
+    ]
+
+
+def kind_notes(
+    rows: pd.DataFrame,  # with columns kind and method
+) -> list:  # of sentences; empty without rows
+    "What a reader has to know of tables by kind."
+    kinds, methods = list(dict.fromkeys(rows.kind)), set(rows.method)
+    if not kinds:
+        return []
+    lacking = {k: sorted(methods - set(rows.method[rows.kind == k])) for k in kinds}
+    left_out = [f"{', '.join(names)} for {kind} lesions" for kind, names in lacking.items() if names]
+    return [
+        f"Kinds of lesions ({', '.join(kinds)}): the same outlines in the same heads, filled in another way "
+        f"(`phantom.add_lesion`). Tables that name no kind are about {kinds[0]} lesions. The thresholds are the same.",
+        *[f"Not run: {'; '.join(left_out)}."] * bool(left_out),
+    ]
 
 # %% ../../nbs/evaluation/tables.ipynb #47470764
 PAPER_COLUMNS = ["dataset", "method", "metric", "part", "value", "source"]

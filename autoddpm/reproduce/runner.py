@@ -36,7 +36,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ..config import data_root as places
-from ..config import provenance, repo_root, sha256, weights_root, write_json
+from ..config import parameter_values, provenance, repo_root, sha256, weights_root, write_json
 from ..data import load_dataset
 from ..dependencies import code_hashes
 from ..evaluation.runs import Place
@@ -66,12 +66,10 @@ class PaperNotebook:
         return self.stem.startswith("run_")  # costly, and kept out of git
 
 
-def _parameters(path: Path) -> dict:
-    from papermill import inspect_notebook  # here and below: `autoddpm --help` should not wait for its import
-
+def _parameters(source: str, path: Path) -> dict:
     try:
-        return {name: ast.literal_eval(told["default"]) for name, told in inspect_notebook(path).items()}
-    except (SyntaxError, ValueError) as error:
+        return parameter_values(source)
+    except (SyntaxError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path.name}: its cell tagged `parameters` should hold only lines like `seed = 0`, with literals"
         ) from error
@@ -104,7 +102,8 @@ def read_notebook(
         raise ValueError(f"{path.name}: {sum(tagged)} cells tagged `parameters`; papermill needs exactly one")
     title = re.search(r"^# (.+)$", prose, re.MULTILINE)
     code = tuple("".join(c["source"]) for c, t in zip(cells, tagged) if c["cell_type"] == "code" and not t)
-    return PaperNotebook(path, title[1] if title else path.stem, reads, writes, _parameters(path), code)
+    defaults = _parameters("".join(cells[tagged.index(True)]["source"]), path)
+    return PaperNotebook(path, title[1] if title else path.stem, reads, writes, defaults, code)
 
 # %% ../../nbs/reproduce/runner.ipynb #82e69ab6
 BELONGS = re.compile(r"(run|fig|tab)_|claims$")  # names of the notebooks that are run by need
@@ -391,8 +390,9 @@ def survey(
         asks = parameters.get("data_root", ""), sets_named(notebook)
         if notebook.is_run and asks not in slices:
             slices[asks] = data(place, *asks)
-        # the data set by its content and the name it has in the end, however it was asked for
-        kept = {k: v for k, v in parameters.items() if k not in ("dataset", "source", "data_root")}
+        # the data set by its content and the name it has in the end, however it was asked for; results are the same
+        # on every device, but for rounding
+        kept = {k: v for k, v in parameters.items() if k not in ("dataset", "source", "data_root", "device")}
         parts = dict(
             notebook=hashlib.sha256("\0".join(notebook.code).encode()).hexdigest()[:16],
             parameters=kept | ({"dataset": place.name} if "dataset" in parameters else {}),
@@ -430,7 +430,7 @@ def execute(
     env: dict,  # environment of the kernel
 ) -> None:
     "Run a notebook in this process, one of the pool."
-    from papermill import execute_notebook
+    from papermill import execute_notebook  # here and below: `autoddpm --help` should not wait for its import
 
     os.environ.update(env)
     with open(copy.with_suffix(".log"), "wb") as log:
@@ -564,7 +564,7 @@ def failure(
     return where, why.strip().splitlines()[0]
 
 # %% ../../nbs/reproduce/runner.ipynb #edb2d02e
-PACKAGES = ("matplotlib", "pandas", "scipy", "seaborn", "papermill")
+PACKAGES = ("matplotlib", "pandas", "scipy", "seaborn")
 
 
 def make_record(
