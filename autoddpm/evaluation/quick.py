@@ -34,7 +34,7 @@ def quick_table(
     ]
     rows = pd.concat(parts).query("size == 'all'")
     known = {metric: heading for metric, heading in HEADINGS.items() if metric in set(rows.metric)}
-    return text_table(rows, "metric", known)
+    return text_table(rows, "metric", known).rename_axis(columns=None)
 
 # %% ../../nbs/evaluation/quick.ipynb #07ea3e65
 def quick_strip(
