@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'PREDICTIONS', 'RANGES', 'PLAIN_UNETS', 'SchedulerFacts', 'library_class', 'check_range',
-           'read_scheduler', 'unit_schedule', 'OutsideNetwork', 'check_network', 'adapt', 'fingerprint', 'identify']
+           'read_scheduler', 'unit_schedule', 'OutsideNetwork', 'check_network', 'network_multiple', 'adapt',
+           'fingerprint', 'identify']
 
 # %% ../nbs/adapters.ipynb #73fa5248
 import hashlib
@@ -129,8 +130,10 @@ class OutsideNetwork(nn.Module):
         schedule: Schedule,  # of images in `value_range`
         prediction: str = "epsilon",  # what `net` predicts: "epsilon", "sample" or "v"
         value_range: tuple = (0, 1),  # of the images that `net` was trained on, or (-1, 1)
+        multiple: int = 1,  # height and width that `net` takes are multiples of it
     ):
         super().__init__()
+        self.multiple = check_whole("multiple", multiple)
         self.net, self.prediction, self.value_range = net, prediction, check_range(value_range)
         self.own, self.unit = schedule, unit_schedule(schedule, value_range)
 
@@ -175,6 +178,12 @@ def check_network(net):
         raise ValueError(f"network {name}: it is not for images of two dimensions; give one that is")
 
 
+def network_multiple(net) -> int:  # 1 if nothing is known
+    "Height and width have to be multiples of this: a U-Net halves images between its resolutions."
+    resolutions = len(_setting(net, "block_out_channels", ())) or 1
+    return getattr(net, "multiple", 2 ** (resolutions - 1))
+
+
 def _read_schedule(schedule, prediction, value_range):
     "Schedule and prediction of the network, from whatever says them."
     if isinstance(schedule, str):
@@ -195,6 +204,7 @@ def adapt(
     value_range: tuple = (0, 1),  # of the images that it was trained on, or (-1, 1)
     max_level: int | None = None,  # highest noise level that it was trained on; None: the schedule's highest
     name: str = "",  # for messages and records
+    multiple: int | None = None,  # height and width that it takes are multiples of it; None: as `network_multiple` says
 ) -> DDPM:  # in eval mode, for images in [0,1]
     "A diffusion model from elsewhere as one of this package."
     check_network(net)
@@ -203,7 +213,8 @@ def adapt(
     if prediction == "epsilon" and own.alpha_bar[top] == 0:  # pure noise: knowing it says nothing of the image
         top -= 1
     max_level = top if max_level is None else check_whole("max_level", max_level, high=top)
-    wrapped = OutsideNetwork(net, own, prediction, value_range)
+    multiple = network_multiple(net) if multiple is None else multiple
+    wrapped = OutsideNetwork(net, own, prediction, value_range, multiple)
     ends = [_setting(net, f"{end}_channels", None) for end in ("in", "out")]
     wrapped.config = dict(in_channels=ends[0], out_channels=ends[1])  # `DDPM` checks them
     name = name or getattr(net, "__name__", library_class(net)[1])

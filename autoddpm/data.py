@@ -43,7 +43,7 @@ from autoddpm.volumes import (
 
 # %% ../nbs/02_data.ipynb #31a9fcf9
 def check_images(
-    images: torch.Tensor,  # should be float32 [B,1,H,H], finite, in [0,1]
+    images: torch.Tensor,  # should be float32 [B,C,H,W], finite, in [0,1]
     where: str = "",  # what the batch is, for the message
 ) -> torch.Tensor:  # the same images
     "The batch as it is, or an error that says what is wrong with it and what to do."
@@ -55,9 +55,9 @@ def check_images(
         refuse(f"{type(images).__name__}, not a tensor", "convert with torch.as_tensor(x, dtype=torch.float32)")
     if images.dtype != torch.float32:
         refuse(f"type {images.dtype}, not torch.float32", "convert with images.float(), after scaling to [0,1]")
-    if images.dim() != 4 or images.shape[1] != 1 or images.shape[2] != images.shape[3] or 0 in images.shape:
+    if images.dim() != 4 or 0 in images.shape:
         refuse(
-            f"shape {tuple(images.shape)}, not [B,1,H,H]",
+            f"shape {tuple(images.shape)}, not [B,C,H,W]",
             "make each slice [1,128,128] with scale_slice and stack them",
         )
     if not images.isfinite().all():

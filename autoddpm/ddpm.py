@@ -9,6 +9,7 @@ __all__ = ['SAMPLERS', 'DDPM', 'walk_levels', 'find_weights', 'outside_facts', '
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 from tqdm.auto import tqdm
@@ -52,8 +53,25 @@ class DDPM(nn.Module):
 
     def predict(self, xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         "The network's output [B,C,H,W], float32, for images at levels t [B]; `precision` matters only here."
+        (height, width), (rows, columns) = xt.shape[-2:], self.seen_size(xt)
+        if (rows, columns) != (height, width):
+            xt = F.pad(xt, (0, columns - width, 0, rows - height), mode="reflect")
         with torch.autocast(xt.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self.unet(xt, t).float()
+            return self.unet(xt, t)[..., :height, :width].float()
+
+    def seen_size(self, images: torch.Tensor) -> tuple:  # (rows, columns)
+        "The size to which images [B,C,H,W] are padded for the network; those that it cannot take are refused."
+        (channels, *size), own = images.shape[1:], getattr(self.unet, "config", {}).get("in_channels")
+        multiple, name = getattr(self.unet, "multiple", 1), f"the network {self.name or 'in use'}"
+        if own not in (None, channels):
+            raise ValueError(f"images of {channels} channels: {name} takes {own}; choose other weights or other images")
+        seen = tuple(-(-n // multiple) * multiple for n in size)
+        if any(2 * n <= m for n, m in zip(size, seen)):
+            raise ValueError(
+                f"images of {size[0]} x {size[1]} pixels: {name} takes multiples of {multiple}, and mirroring reaches "
+                f"the next one from more than half of it; give images of more than {multiple // 2} pixels a side"
+            )
+        return seen
 
     def check_level(self, level: int):
         "Refuse a noise level that the network was not trained on."
@@ -172,11 +190,11 @@ def denoise(
 @patch
 def pseudo_healthy(
     self: DDPM,
-    x: torch.Tensor,  # scans [B,1,H,W] in [0,1]
+    x: torch.Tensor,  # scans [B,C,H,W] in [0,1]
     level: int,  # how much noise to add first
     generators: list,  # one per image
     **walk,  # sampler, steps, clip, progress of `denoise`
-) -> torch.Tensor:  # [B,1,H,W] in [0,1]
+) -> torch.Tensor:  # like x
     "What the model takes for the healthy form of scans: noised to a level and denoised."
     self.check_level(level)
     check_batch("x", x, (0, 1))

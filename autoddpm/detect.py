@@ -20,6 +20,7 @@ from .config import MIN_SIZE, PAPER, SEEDS, check_whole, provenance, sha256
 from .data import check_images
 from .ddpm import DDPM, SAMPLERS, find_weights, load_ddpm, outside_facts, walk_levels
 from .mask import anomaly_likelihood, anomaly_mask, check_threshold, coarse_pass
+from .perceptual import over_channels
 from .resample import resample, resample_levels
 from .stitch import stitch
 from .store import store_detection
@@ -27,16 +28,16 @@ from .store import store_detection
 # %% ../nbs/12_detect.ipynb #3ee16088
 @dataclass
 class Detection:
-    "Every stage of a detection, [B,1,H,W] each; stages that a method does not have are None."
+    "Every stage of a detection; stages that a method does not have are None."
 
-    coarse: torch.Tensor  # pseudo-healthy images in [0,1]
-    restored: torch.Tensor  # final restoration in [0,1]
-    anomaly_map: torch.Tensor  # from 0 up
+    coarse: torch.Tensor  # pseudo-healthy images [B,C,H,W] in [0,1]
+    restored: torch.Tensor  # final restoration [B,C,H,W] in [0,1]
+    anomaly_map: torch.Tensor  # [B,1,H,W], from 0 up
     score: torch.Tensor  # [B], one number per scan
-    likelihood: torch.Tensor | None = None  # from 0 up
-    mask: torch.Tensor | None = None  # bool, True: suspected anomaly
-    stitched: torch.Tensor | None = None  # in [0,1], shown only: no stage reads it
-    record: dict | None = None  # what made it: weights, settings, seed, network calls per scan, versions
+    likelihood: torch.Tensor | None = None  # [B,1,H,W], from 0 up
+    mask: torch.Tensor | None = None  # bool [B,1,H,W], True: suspected anomaly
+    stitched: torch.Tensor | None = None  # [B,C,H,W] in [0,1], shown only: no stage reads it
+    record: dict | None = None  # what made it: weights, settings, seed, network calls per scan, versions, padding
 
 # %% ../nbs/12_detect.ipynb #c12c4c83
 def join_detections(parts: list, record: dict) -> Detection:
@@ -195,15 +196,25 @@ class Detector:
         "What is known of the weights that their file does not say: part of what a threshold depends on."
         return {key: facts for key, facts in self.identity.items() if key == "not_in_file"}
 
+    @property
+    def networks(self) -> list:
+        "The models whose networks are asked."
+        return [self.model]
+
+    def check_images(self, images: torch.Tensor) -> dict:  # for the record; empty: the networks see them as they are
+        "Refuse images that the networks cannot take; else say to which size they are padded for them."
+        if min(check_images(images).shape[2:]) < MIN_SIZE:
+            raise ValueError(f"images of {tuple(images.shape[2:])} pixels: at least {MIN_SIZE} x {MIN_SIZE} are needed")
+        seen = max(model.seen_size(images) for model in self.networks)
+        return {} if seen == images.shape[2:] else dict(padded_to=list(seen))
+
     def _run(self, images, settings, seed, one_batch, batch_size, save_to, progress):
         "Check the arguments, detect batch by batch, join, and store."
-        x, settings = check_images(images), dict(settings, seed=check_whole("seed", seed, 0, SEEDS))
-        if x.shape[-1] < MIN_SIZE:
-            raise ValueError(f"images of {tuple(x.shape[2:])} pixels: at least {MIN_SIZE} x {MIN_SIZE} are needed")
-        x = x.to(next(self.model.parameters(), x).device)
+        padded, settings = self.check_images(images), dict(settings, seed=check_whole("seed", seed, 0, SEEDS))
+        x = images.to(next(self.model.parameters(), images).device)
         batches = x.split(check_whole("batch_size", batch_size))
         batches = tqdm(batches, desc=self.method, leave=False, disable=not progress)
-        record = provenance(method=self.method, weights=self.identity, settings=plain_settings(settings))
+        record = provenance(method=self.method, weights=self.identity, settings=plain_settings(settings), **padded)
         detection = join_detections([one_batch(batch) for batch in batches], record)
         if save_to is not None:
             store_detection(save_to, x, detection)
@@ -294,7 +305,7 @@ class AutoDDPM(Detector):
 
     def detect(
         self,
-        images: torch.Tensor,  # scans [B,1,H,W] float32 in [0,1]
+        images: torch.Tensor,  # scans [B,C,H,W] float32 in [0,1]
         seed: int = 0,  # fixes the result of each scan, in any batch
         masking_threshold: float | str | None = None,  # None: the calibrated one; a number; or "p95" of each slice
         batch_size: int = 16,  # scans at a time
@@ -350,7 +361,7 @@ class AutoDDPM(Detector):
         return dict(s, masking_threshold=threshold, network_calls=self.calls(s)) | self.outside
 
     def draft(self, x, seed: int, s: dict, progress: bool = False) -> tuple:
-        "Coarse images and likelihood, each like the scans `x`; `s` is of `autoddpm_settings`."
+        "Coarse images and likelihood of the scans `x`; `s` is of `autoddpm_settings`."
         x_ph = coarse_pass(self.model, x, seed, progress=progress, **s["coarse"])
         return x_ph, anomaly_likelihood(x, x_ph, **s["likelihood"])
 
@@ -358,7 +369,7 @@ class AutoDDPM(Detector):
         "The detection that follows from them and a threshold: mask, stitched and restored image, map and score."
         mask = anomaly_mask(likelihood, threshold)
         restored = resample(self.model, x, x_ph, mask, seed, progress=progress, **s["resample"])
-        anomaly_map = (x - restored).abs() * likelihood
+        anomaly_map = over_channels((x - restored).abs()) * likelihood
         pixels = anomaly_map.flatten(1)
         score = pixels.amax(1) if s["score"] == "max" else pixels.mean(1)
         return Detection(x_ph, restored, anomaly_map, score, likelihood, mask, stitch(x, x_ph, mask))
@@ -371,7 +382,7 @@ class AnoDDPM(Detector):
 
     def detect(
         self,
-        images: torch.Tensor,  # scans [B,1,H,W] float32 in [0,1]
+        images: torch.Tensor,  # scans [B,C,H,W] float32 in [0,1]
         seed: int = 0,  # fixes the result of each scan, in any batch
         noise_level: int = PAPER.noise_level_recon,  # level to noise to
         sampler: str = "ddpm",  # "ddpm", "ddim" or "dpm++"
@@ -385,7 +396,7 @@ class AnoDDPM(Detector):
 
         def one_batch(x):
             x_ph = coarse_pass(self.model, x, seed, progress=progress, **s["coarse"])
-            anomaly_map = (x - x_ph).abs()
+            anomaly_map = over_channels((x - x_ph).abs())
             return Detection(x_ph, x_ph, anomaly_map, anomaly_map.flatten(1).mean(1))
 
         settings = dict(s, network_calls=network_calls(s)) | self.outside

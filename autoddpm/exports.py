@@ -64,8 +64,9 @@ def renamed_parameters(
     return {renamed(key): value for key, value in parameters.items()}
 
 # %% ../nbs/exports.ipynb #7dbaf2ae
-def _fold(net, patch: int):
-    "Let a network of folded images take and give unfolded ones."
+def _fold(net, patch: int, multiple: int):
+    "Let a network of folded images take and give unfolded ones, whose height and width are multiples of a number."
+    net.multiple = multiple
 
     def before(net, args):
         return F.pixel_unshuffle(args[0], patch), *args[1:]
@@ -113,7 +114,7 @@ def to_monai(
     net.load_state_dict(renamed_parameters(unet, MONAI_NAMES))
     if fold > 1:
         net.in_channels, net.out_channels = shape["in_channels"], shape["out_channels"]
-        _fold(net, shape["patch_size"])
+        _fold(net, shape["patch_size"], unet.multiple)
     scheduler = DDPMScheduler(
         model.schedule.num_levels, prediction_type=prediction, clip_sample_min=0.0, clip_sample_max=1.0
     )
@@ -144,7 +145,7 @@ def to_diffusers(
     net.load_state_dict(renamed_parameters(unet, DIFFUSERS_NAMES))
     if fold > 1:
         net.register_to_config(in_channels=shape["in_channels"], out_channels=shape["out_channels"])
-        _fold(net, shape["patch_size"])
+        _fold(net, shape["patch_size"], unet.multiple)
     scheduler = DDPMScheduler(
         model.schedule.num_levels,
         trained_betas=model.schedule.betas.tolist(),
@@ -171,7 +172,7 @@ class AutoDDPMInferer:
 
     def __call__(
         self,
-        inputs: torch.Tensor,  # images [B,1,H,H], float32, in `value_range`
+        inputs: torch.Tensor,  # images [B,C,H,W], float32, in `value_range`
         network,  # as in `AutoDDPM.from_model`
         scheduler,  # as `schedule` in `AutoDDPM.from_model`
     ) -> Detection:

@@ -19,6 +19,7 @@ from .config import check_batch, check_number, check_whole, image_generators, we
 from .ddpm import DDPM, find_weights
 from .detect import AutoDDPM, Detection, load_identified, read_calibration, resample_settings
 from .mask import anomaly_mask
+from .perceptual import over_channels
 from .resample import resample, resample_levels
 from .stitch import stitch
 
@@ -35,9 +36,9 @@ def check_levels(
 @torch.inference_mode()
 def noise_free_guess(
     model: DDPM,  # best one trained with coarse noise
-    x: torch.Tensor,  # scans [B,1,H,W] in [0,1]
+    x: torch.Tensor,  # scans [B,C,H,W] in [0,1]
     levels: tuple,  # noise levels to look at; one network call each
-) -> torch.Tensor:  # pseudo-healthy images [B,1,H,W] in [0,1]
+) -> torch.Tensor:  # pseudo-healthy images, like x
     "Mean over levels of the clean images that the network sees in the scans themselves."
     check_batch("x", x, (0, 1))
     for level in check_levels(levels):
@@ -47,12 +48,12 @@ def noise_free_guess(
 # %% ../nbs/14_maps.ipynb #a086b85e
 def mean_of_draws(
     model: DDPM,
-    x: torch.Tensor,  # scans [B,1,H,W] in [0,1]
+    x: torch.Tensor,  # scans [B,C,H,W] in [0,1]
     draws: int,  # how many
     level: int,  # noise level to go to
     seed: int = 0,  # of the noise
     **walk,  # sampler, steps, clip, progress of `DDPM.denoise`
-) -> tuple:  # (mean, standard deviation), each [B,1,H,W]
+) -> tuple:  # (mean, standard deviation), each like x
     "Mean and spread of several pseudo-healthy images of each scan."
     streams = ["coarse", *(f"coarse-{k}" for k in range(1, check_whole("draws", draws)))]
     found = torch.stack([model.pseudo_healthy(x, level, image_generators(x, seed, s), **walk) for s in streams])
@@ -67,7 +68,7 @@ def smoothed(
     mm: float,  # standard deviation of the Gaussian; 0: none
 ) -> torch.Tensor:  # like maps
     "Maps blurred by a Gaussian, cut off at three standard deviations."
-    sigma = check_number("mm", mm) * maps.shape[-1] / WIDTH_MM  # pixels
+    sigma = check_number("mm", mm) * max(maps.shape[-2:]) / WIDTH_MM  # pixels
     if sigma == 0:
         return maps
     reach = math.ceil(3 * sigma)
@@ -92,25 +93,25 @@ def contrast_exponent(
     share: float = 0.75,  # of the way to its contrast; 0: none
 ) -> torch.Tensor:  # [B,1,1,1], between 1/2 and 2
     "The power of the intensity that brings each scan nearer to the contrast of the mean healthy slice."
-    mean = F.interpolate(mean[None].to(x), x.shape[-2:], mode="bilinear").expand_as(x)
-    used = head_mask(x) & (mean > 0.3) & (mean < 0.95) & (x > 0.05) & (x < 0.97)  # logarithms of 0 and 1 say nothing
+    head, mean = head_mask(x), F.interpolate(mean[None].to(x), x.shape[-2:], mode="bilinear").expand_as(x)
+    used = head & (mean > 0.3) & (mean < 0.95) & (x > 0.05) & (x < 0.97)  # logarithms of 0 and 1 say nothing
     ratio = torch.where(used, mean.log() / x.clamp(0.01, 0.99).log(), torch.nan)
     found = ratio.flatten(1).nanmedian(1).values.nan_to_num(1.0)
     return (found**share).clamp(0.5, 2).view(-1, 1, 1, 1)
 
 # %% ../nbs/14_maps.ipynb #b80a92ee
 def smooth_residual(
-    x: torch.Tensor,  # scans [B,1,H,W] in [0,1]
+    x: torch.Tensor,  # scans [B,C,H,W] in [0,1]
     other: torch.Tensor,  # pseudo-healthy or restored images, like x
     mm: float,  # width of the smoothing
     exponent: torch.Tensor | float = 1.0,  # of the contrast to compare in, as from `contrast_exponent`
 ) -> torch.Tensor:  # [B,1,H,W], in [0,1]
-    "Smoothed absolute difference."
-    return smoothed((x**exponent - other**exponent).abs(), mm)
+    "Smoothed absolute difference, the mean over channels."
+    return smoothed(over_channels((x**exponent - other**exponent).abs()), mm)
 
 
 def two_residuals(
-    x: torch.Tensor,  # scans [B,1,H,W] in [0,1]
+    x: torch.Tensor,  # scans [B,C,H,W] in [0,1]
     x_ph: torch.Tensor,  # pseudo-healthy images, like x
     x_rs: torch.Tensor,  # restored images, like x
     mm: float,  # width of the smoothing
@@ -197,7 +198,7 @@ class CoarseAutoDDPM(AutoDDPM):
 
     def detect(
         self,
-        images: torch.Tensor,  # scans [B,1,H,W] float32 in [0,1]
+        images: torch.Tensor,  # scans [B,C,H,W] float32 in [0,1]
         seed: int = 0,  # fixes the result of each scan, whatever its batch
         masking_threshold: float | str | None = None,  # None: the calibrated one; a number; or "p95" of each slice
         batch_size: int = 16,  # scans at a time
@@ -208,6 +209,11 @@ class CoarseAutoDDPM(AutoDDPM):
         "From scans to anomaly maps."
         s = self.stage_settings(**settings)
         return self._detect(images, seed, masking_threshold, batch_size, save_to, progress, s)
+
+    @property
+    def networks(self) -> list:
+        "As in `Detector`."
+        return [self.model, self.repair]
 
     def depends(self, s: dict, threshold: float | str) -> dict:
         "As in `AutoDDPM`, and the repair's weights: a threshold of the map holds for both weights together."
@@ -226,14 +232,14 @@ class CoarseAutoDDPM(AutoDDPM):
         return 1.0 if self.mean is None else contrast_exponent(x, self.mean, s["likelihood"]["contrast"])
 
     def draft(self, x, seed: int, s: dict, progress: bool = False) -> tuple:
-        "What comes before the threshold: pseudo-healthy images and smoothed residual; `s` is of `coarse_settings`."
-        x_ph = noise_free_guess(self.model, x, s["coarse"]["levels"])
-        return x_ph, smooth_residual(x, x_ph, s["likelihood"]["mm"], self.exponent(x, s))
+        "What comes before the threshold: pseudo-healthy images, smoothed residual, and its exponent."
+        x_ph, exponent = noise_free_guess(self.model, x, s["coarse"]["levels"]), self.exponent(x, s)
+        return x_ph, smooth_residual(x, x_ph, s["likelihood"]["mm"], exponent), exponent
 
-    def finish(self, x, x_ph, likelihood, threshold, seed: int, s: dict, progress: bool = False) -> Detection:
+    def finish(self, x, x_ph, likelihood, exponent, threshold, seed: int, s: dict, progress: bool = False) -> Detection:
         "What comes after it: mask, stitch, re-sample, map."
         mask = anomaly_mask(likelihood, threshold)
         restored = resample(self.repair, x, x_ph, mask, seed, progress=progress, **s["resample"])
-        anomaly_map = two_residuals(x, x_ph, restored, s["likelihood"]["mm"], self.exponent(x, s))
+        anomaly_map = two_residuals(x, x_ph, restored, s["likelihood"]["mm"], exponent)
         score = anomaly_map.flatten(1).amax(1)
         return Detection(x_ph, restored, anomaly_map, score, likelihood, mask, stitch(x, x_ph, mask))

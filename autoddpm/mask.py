@@ -13,34 +13,34 @@ import torch.nn.functional as F
 
 from .config import PAPER, check_batch, check_number, image_generators
 from .ddpm import DDPM
-from .perceptual import lpips_distance
+from .perceptual import lpips_distance, over_channels
 from .store import read_stage, write_stage
 
 # %% ../nbs/09_mask.ipynb #8d0e9683
 def coarse_pass(
     model: DDPM,
-    x: torch.Tensor,  # scans [B,1,H,W] in [0,1]
+    x: torch.Tensor,  # scans [B,C,H,W] in [0,1]
     seed: int = 0,  # seed of the noise
     level: int = PAPER.noise_level_recon,  # noise level to go to
     **walk,  # sampler, steps, clip, progress of `DDPM.denoise`
-) -> torch.Tensor:  # pseudo-healthy images [B,1,H,W] in [0,1]
+) -> torch.Tensor:  # pseudo-healthy images, like x
     "Pseudo-healthy images: each scan noised to a level and denoised again."
     return model.pseudo_healthy(x, level, image_generators(x, seed, "coarse"), **walk)
 
 # %% ../nbs/09_mask.ipynb #84d2895d
 def scaled_residual(
-    x: torch.Tensor,  # scans [B,1,H,W]
+    x: torch.Tensor,  # scans [B,C,H,W]
     x_ph: torch.Tensor,  # pseudo-healthy images, like x
     pooled: bool = False,  # one percentile for the whole batch, as the variant "genai" does
 ) -> torch.Tensor:  # [B,1,H,W] in [0,1]
     "Absolute difference over its 95th percentile, clipped to 1."
-    residual = (x - x_ph).abs()
+    residual = over_channels((x - x_ph).abs())
     p95 = residual.flatten(0 if pooled else 1).quantile(0.95, dim=-1).clamp(min=1e-6)
     return (residual / p95.view(-1, 1, 1, 1)).clamp(max=1)
 
 # %% ../nbs/09_mask.ipynb #3bb3c957
 def anomaly_likelihood(
-    x: torch.Tensor,  # scans [B,1,H,W] in [0,1]
+    x: torch.Tensor,  # scans [B,C,H,W] in [0,1]
     x_ph: torch.Tensor,  # pseudo-healthy images, like x
     trunk: str = "alex",  # network of the perceptual distance
     pooled: bool = False,  # one percentile for the whole batch

@@ -33,7 +33,7 @@ def _renoise_below(schedule, xs, s, t, eps):
 
 def _resample_masked(
     model, x, x_ph, mask, generators, levels, repeats, clip, renoise_below, stale_end, progress
-):  # [B,1,H,W] in [0,1]
+):  # [B,C,H,W] in [0,1]
     noise_up = _renoise_below if renoise_below else renoise
     end = 0 if stale_end else -1  # -1: the clean image
 
@@ -61,9 +61,9 @@ def _resample_masked(
 @torch.inference_mode()
 def resample(
     model: DDPM,
-    x: torch.Tensor,  # scans [B,1,H,W] in [0,1]
+    x: torch.Tensor,  # scans [B,C,H,W] in [0,1]
     x_ph: torch.Tensor,  # pseudo-healthy images, like x
-    mask: torch.Tensor,  # bool, like x; True where anomalous
+    mask: torch.Tensor,  # bool [B,1,H,W]; True where anomalous
     seed: int = 0,  # seed of the noise
     level: int = PAPER.noise_level_inpaint,  # noise level to start from
     repeats: int = PAPER.resample_steps,  # network calls per level
@@ -72,7 +72,7 @@ def resample(
     renoise_below: bool = False,  # the authors' slip: noise up with the variance of the level below
     stale_end: bool = False,  # the authors' slip: end on a noisy sample
     progress: bool = False,  # show a bar
-) -> torch.Tensor:  # restored images [B,1,H,W] in [0,1]; equal to x outside the mask
+) -> torch.Tensor:  # restored images, like x; equal to x outside the mask
     "The scans with the masked tissue replaced by healthy tissue that fits its surroundings."
     model.check_level(level)
     check_stages(check_batch("x", x, (0, 1)), check_batch("x_ph", x_ph, (0, 1)), mask)
@@ -91,7 +91,7 @@ def resample_stage(
     folder,  # folder with the stages `scan`, `coarse` and `mask`
     model: DDPM,
     **settings,  # as in `resample`
-) -> torch.Tensor:  # [B,1,H,W], also written as stage `restored`
+) -> torch.Tensor:  # [B,C,H,W], also written as stage `restored`
     "The restored images of stored stages, stored beside them."
     restored = resample(model, *(read_stage(folder, stage) for stage in ("scan", "coarse", "mask")), **settings)
     write_stage(folder, "restored", restored)

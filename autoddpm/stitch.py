@@ -14,20 +14,20 @@ from .store import read_stage, write_stage
 def check_stages(
     x: torch.Tensor,  # scans
     x_ph: torch.Tensor,  # pseudo-healthy images
-    mask: torch.Tensor,  # should be bool
+    mask: torch.Tensor,  # should be bool, with one channel
 ):
     "Refuse stages that do not belong together."
-    if not x.shape == x_ph.shape == mask.shape or mask.dtype != torch.bool:
+    if x.shape != x_ph.shape or mask.shape != x[:, :1].shape or mask.dtype != torch.bool:
         raise ValueError(
             f"scan {tuple(x.shape)}, pseudo-healthy {tuple(x_ph.shape)}, mask {tuple(mask.shape)} {mask.dtype}: "
-            "the shapes must be equal, and the mask bool"
+            "the shapes must be equal but for the mask's one channel, and the mask bool"
         )
 
 
 def stitch(
-    x: torch.Tensor,  # scans [B,1,H,W]
+    x: torch.Tensor,  # scans [B,C,H,W]
     x_ph: torch.Tensor,  # pseudo-healthy images, like x
-    mask: torch.Tensor,  # bool, like x; True: take the pseudo-healthy image
+    mask: torch.Tensor,  # bool [B,1,H,W]; True: take the pseudo-healthy image
 ) -> torch.Tensor:  # like x
     "The scan outside the mask, the pseudo-healthy image inside it."
     check_stages(x, x_ph, mask)
@@ -36,7 +36,7 @@ def stitch(
 # %% ../nbs/10_stitch.ipynb #9e7f9e1c
 def stitch_stage(
     folder,  # folder with the stages `scan`, `coarse` and `mask`
-) -> torch.Tensor:  # [B,1,H,W], also written as stage `stitched`
+) -> torch.Tensor:  # [B,C,H,W], also written as stage `stitched`
     "The stitched image of stored stages, stored beside them."
     stitched = stitch(*(read_stage(folder, stage) for stage in ("scan", "coarse", "mask")))
     write_stage(folder, "stitched", stitched)

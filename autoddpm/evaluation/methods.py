@@ -253,8 +253,8 @@ def stored_detection(
 class _StoredCoarse:
     "Stands in for a network whose coarse pass is known."
 
-    def __init__(self, coarse):
-        self.coarse = coarse
+    def __init__(self, coarse, model):
+        self.coarse, self.seen_size = coarse, model.seen_size
 
     def parameters(self):
         return iter(())
@@ -274,7 +274,9 @@ def _with_stored_coarse(method: Method, folder: Path, request: dict):
     equal = all(theirs.get(part) == request[part] for part in ("images", "weights", "seed", "code"))
     if not equal or record["settings"]["coarse"] != walk:
         return method.detector
-    return AnoDDPM(_StoredCoarse(read_stage(folder, "coarse")), identity=method.detector.identity)
+    return AnoDDPM(
+        _StoredCoarse(read_stage(folder, "coarse"), method.detector.model), identity=method.detector.identity
+    )
 
 # %% ../../nbs/evaluation/methods.ipynb #e7c90a5d
 def check_detection(
@@ -289,7 +291,7 @@ def check_detection(
 
     if not isinstance(detection, Detection):
         refuse(f"fields are tensors; it returned a {type(detection).__name__}")
-    shapes = dict(coarse=x.shape, restored=x.shape, anomaly_map=x.shape, score=x.shape[:1])
+    shapes = dict(coarse=x.shape, restored=x.shape, anomaly_map=x[:, :1].shape, score=x.shape[:1])
     for name, shape in shapes.items():
         found = getattr(detection, name)
         if found.shape != shape:

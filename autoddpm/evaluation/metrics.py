@@ -17,7 +17,7 @@ from skimage.metrics import structural_similarity
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from ..config import PAPER
-from ..perceptual import lpips_distance
+from ..perceptual import lpips_distance, over_channels
 from ..phantom import SIZES, size_class
 
 # %% ../../nbs/evaluation/metrics.ipynb #c4304bf8
@@ -96,21 +96,21 @@ def image_level(
 
 # %% ../../nbs/evaluation/metrics.ipynb #ea93b2ec
 def restoration(
-    x: torch.Tensor,  # scans [N,1,H,W] in [0,1]
-    restored: torch.Tensor,  # pseudo-healthy images [N,1,H,W] in [0,1]
+    x: torch.Tensor,  # scans [N,C,H,W] in [0,1]
+    restored: torch.Tensor,  # pseudo-healthy images, like x
     healthy: torch.Tensor,  # healthy tissue [N,1,H,W], bool: head without lesion
 ) -> pd.DataFrame:  # N rows: mae, ssim, lpips, and the same with `_healthy`
     "How far restored slices are from the scans, slice by slice."
-    if healthy.shape != x.shape:
+    if healthy.shape != x[:, :1].shape:
         raise ValueError(
             f"scans of {tuple(x.shape)}, healthy tissue of {tuple(healthy.shape)}: both have to be of one size"
         )
-    perceptual, absolute = lpips_distance(x, restored), (x - restored).abs()
+    perceptual, absolute = lpips_distance(x, restored), over_channels((x - restored).abs())
     pairs = [
-        structural_similarity(a[0], b[0], data_range=1, full=True)
-        for a, b in zip(x.cpu().numpy(), restored.cpu().numpy())
-    ]
-    similarity = torch.from_numpy(np.stack([full for _, full in pairs]))[:, None]
+        [structural_similarity(a, b, data_range=1, full=True) for a, b in zip(*slices)]
+        for slices in zip(x.cpu().numpy(), restored.cpu().numpy())
+    ]  # [N][C]
+    similarity = over_channels(torch.from_numpy(np.stack([[full for _, full in channels] for channels in pairs])))
 
     def inside(picture):
         return torch.stack([p[h].mean() for p, h in zip(picture.cpu(), healthy.cpu())]).numpy()
@@ -118,7 +118,7 @@ def restoration(
     return pd.DataFrame(
         dict(
             mae=absolute.mean((1, 2, 3)).cpu().numpy(),
-            ssim=[mean for mean, _ in pairs],
+            ssim=[np.mean([mean for mean, _ in channels]) for channels in pairs],
             lpips=lpips_distance(x, restored, spatial=False).cpu().numpy(),
             mae_healthy=inside(absolute),
             ssim_healthy=inside(similarity),

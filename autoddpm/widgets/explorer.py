@@ -29,6 +29,7 @@ from ..ddpm import DDPM
 from ..detect import CHAINS, AutoDDPM, autoddpm_settings
 from ..figures import SIDES, TRUTH, draw_image, map_limits, mark_sides, stamp
 from ..mask import anomaly_likelihood, anomaly_mask, coarse_pass
+from ..perceptual import over_channels
 from ..phantom import add_lesion, smooth_field
 from ..resample import resample
 from ..stitch import stitch
@@ -128,6 +129,7 @@ def coarse_walk(
     steps = []
 
     def seen(xt, level, output):
+        xt, output = (images[..., : x.shape[-2], : x.shape[-1]] for images in (xt, output))  # without padding
         x0 = model.x0_from_output(xt, level, output.float()).clamp(0, 1)
         steps.append(Step(level, xt.half(), x0.half()))
         if watch:
@@ -216,7 +218,8 @@ def explore(
                 "restored", k, lambda: resample(detector.model, x, x_ph, mask, choice.seed, **s["resample"])
             )
             view.stages.update(
-                restored=restored, anomaly_map=stage("anomaly_map", k, lambda: (x - restored).abs() * likelihood)
+                restored=restored,
+                anomaly_map=stage("anomaly_map", k, lambda: over_channels((x - restored).abs()) * likelihood),
             )
     return view
 
