@@ -149,7 +149,7 @@ def head_box(
 
 def draw_image(
     ax,
-    image,  # [1,H,W]
+    image,  # [1,H,W], or [3,H,W] in colour
     limit: float | None = None,  # upper end of a map's colour scale; None: a grey picture
     truth=None,  # true lesion, bool [1,H,W], outlined if there is any
     box: tuple | None = None,  # of `head_box`
@@ -159,10 +159,11 @@ def draw_image(
     "Draw a slice in grey, or a map in colour, without axes."
     box = box or (slice(None), slice(None))
     low, high = span if limit is None else (0, limit)
+    picture = np.asarray(image, dtype=float)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.imshow(
-        np.asarray(image, dtype=float)[0][box],
+        (picture.transpose(1, 2, 0) if len(picture) == 3 else picture[0])[box],
         cmap="gray" if limit is None else "magma",
         vmin=low,
         vmax=high,

@@ -1,7 +1,7 @@
 """Where our walks end and how long they take, against MONAI and diffusers: the same network, calls and noise.
 
-Writes tables in Markdown, `walks.md` beside this script; `python tools/fill_docs.py` puts them into
-docs/own_model.md. Needs `pip install 'autoddpm[monai,diffusers]'`.
+Writes `walks.md` beside this script; `python tools/fill_docs.py` puts it into docs/own_model.md. Both libraries have to
+be installed (`pip install 'autoddpm[monai,diffusers]'`).
 """
 
 import argparse
@@ -36,6 +36,7 @@ KINDS = ("epsilon", "sample", "v_prediction")
 RANGES = ((0, 1), (-1, 1))
 BETAS = {25: dict(beta_start=3e-3, beta_end=0.6), 1000: dict(beta_start=1e-4, beta_end=0.02)}  # by number of levels
 ETA = dict(ddpm=1.0, ddim=0.0)
+SIZE = 48  # pixels a side of the images that are timed
 
 
 class Setting(NamedTuple):
@@ -147,12 +148,14 @@ def network(library: str):
     "An untrained U-Net of a library, no branch of which is silent."
     torch.manual_seed(0)
     if library == "monai":
-        shape = dict(channels=(32, 64), attention_levels=(False, True), num_head_channels=32, num_res_blocks=1)
+        shape = dict(channels=(16, 32), attention_levels=(False, True), num_head_channels=16, num_res_blocks=1)
         net = DiffusionModelUNet(spatial_dims=2, in_channels=1, out_channels=1, norm_num_groups=8, **shape)
     else:
         down, up = ["DownBlock2D", "AttnDownBlock2D"], ["AttnUpBlock2D", "UpBlock2D"]
-        shape = dict(block_out_channels=(32, 64), down_block_types=down, up_block_types=up, attention_head_dim=32)
-        net = UNet2DModel(sample_size=64, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=8, **shape)
+        shape = dict(block_out_channels=(16, 32), down_block_types=down, up_block_types=up, attention_head_dim=16)
+        net = UNet2DModel(
+            sample_size=SIZE, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=8, **shape
+        )
     with torch.no_grad():
         for p in net.parameters():
             p.copy_(torch.randn(p.shape) * (0.5 * p[0].numel() ** -0.5 if p.dim() > 1 else 0.2))
@@ -203,11 +206,12 @@ def our_sampler(net, scheduler, sampler: str, drawn: bool):
 def timed(library: str, sampler: str, rounds: int, calls: int) -> dict:
     "Seconds of both for the same image, and how far apart it is."
     key = "schedule" if library == "monai" else "beta_schedule"
-    levels = calls if sampler == "ddpm" else 1000
+    strided = (library, sampler) == ("diffusers", "ddim")  # MONAI steps to levels other than those it goes on from
+    levels = 1000 if strided else calls
     names = {key: SCHEDULES["scaled_linear"][library], "clip_sample": False}
     scheduler = SCHEDULERS[library][sampler](levels, beta_start=3e-3, beta_end=0.02, **names)
     scheduler.set_timesteps(calls)
-    net, y = network(library), torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(7))
+    net, y = network(library), torch.randn(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(7))
     theirs = (monai_sampler if library == "monai" else diffusers_sampler)(net, scheduler)
     ours = our_sampler(net, scheduler, sampler, drawn=library == "diffusers")
     spent = in_turns(dict(ours=partial(ours, y, 0), theirs=partial(theirs, y, 0)), rounds, "cpu")
@@ -216,7 +220,19 @@ def timed(library: str, sampler: str, rounds: int, calls: int) -> dict:
     return dict(ours=clock[0], theirs=clock[1], ratio=clock[0] / clock[1], work=work[0] / work[1], apart=apart)
 
 
-# -- the tables
+# -- the page
+
+ENDS = """\
+**Where walks end.** Largest difference of a pixel between our walk and the library's own loop, from the same noisy
+image with the same noise, in the network's range, nothing clipped.
+"""
+EXACT = """\
+**What the differences are.** The largest of the above; how far each of the two is from the same walk in float64; and
+how far the two are apart when both run in float64.
+"""
+TIME = """\
+**How long they take.** MONAI's `DiffusionInferer` and the pipelines of diffusers against `DDPM.denoise`, one image,
+from the same noise; medians of turns in one process, so that other load meets both."""
 
 
 def table(head: list, rows: list) -> str:
@@ -275,13 +291,21 @@ def main():
     )
     parity = {s: differences(s) for s in settings}
     print(max((d["apart"], s) for s, d in parity.items()), flush=True)
-    speed = measure_speed(asked.threads, 1 if asked.quick else asked.rounds, 10 if asked.quick else 50)
+    speed = measure_speed(asked.threads, 1 if asked.quick else asked.rounds, 5 if asked.quick else 25)
     if asked.quick and not asked.out:
         return
-    machine, load = facts(), os.getloadavg()[0]
+    machine = facts()
     where = f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, autoddpm {machine['code']}"
-    text = "\n".join([f"Measured on: {where}; load {load:.1f}.\n", *parity_tables(parity), speed_table(speed)])
-    (asked.out or Path(__file__).with_suffix(".md")).write_text(text, encoding="utf-8")
+    ends, exact = parity_tables(parity)
+    parts = [
+        ENDS,
+        ends,
+        EXACT,
+        exact,
+        f"{TIME} Measured on: {where}, load {os.getloadavg()[0]:.1f}.\n",
+        speed_table(speed),
+    ]
+    (asked.out or Path(__file__).with_suffix(".md")).write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":
