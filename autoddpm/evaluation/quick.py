@@ -38,7 +38,7 @@ def quick_table(
     known = {metric: heading for metric, heading in HEADINGS.items() if metric in set(rows.metric)}
     return text_table(rows, "metric", known).rename_axis(columns=None)
 
-# %% ../../nbs/evaluation/quick.ipynb #d570aaf8
+# %% ../../nbs/evaluation/quick.ipynb #8472c396
 def rising_lesions(
     masks: torch.Tensor,  # true lesions [N,1,H,W], bool
     count: int,  # how many images
@@ -64,4 +64,4 @@ def quick_strip(
     rows = [{name: pictures[i] for name, pictures in stages.items()} for i in places]
     labels, picture = [f"{int(masks[i].sum())} pixels" for i in places], io.BytesIO()
     strip(rows, labels, simulated, footer, sides=sides).savefig(picture, dpi=100)
-    return Image.open(picture)
+    return Image.open(picture).convert("RGB").quantize()  # 256 colours: a notebook that holds it stays small
