@@ -13,8 +13,9 @@ from autoddpm.adapters import adapt, read_scheduler
 from autoddpm.calibrate import calibrate
 from autoddpm.cli import app
 from autoddpm.ddpm import DDPM, load_ddpm
-from autoddpm.exports import to_diffusers, to_monai
-from autoddpm.schedule import Schedule, eps_from_x0, q_sample
+from autoddpm.detect import Detection
+from autoddpm.exports import AnomalibResult, to_anomalib, to_diffusers, to_monai
+from autoddpm.schedule import Schedule, eps_from_x0, p_mean_variance, q_sample
 from autoddpm.train import TrainSettings, fit, new_ddpm
 from autoddpm.unet import UNet
 
@@ -112,6 +113,42 @@ def test_whole_walks_end_where_those_of_the_library_end(library):
     for setting, value in differences.items():
         print(f"{value:.1e}", library, *setting)
     assert max(differences.values()) < 1e-4, max(differences.items(), key=lambda item: item[1])
+
+
+def exact_scheduler(library, sampler, schedule, **more):
+    "A scheduler whose tables are computed in float64 from its own `alphas_cumprod`."
+    scheduler = scheduler_of(library, sampler, schedule, clip_sample=False, **more)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.betas = Schedule.from_alpha_bar(scheduler.alphas_cumprod).betas
+    scheduler.alphas = 1 - scheduler.betas
+    scheduler.one = scheduler.final_alpha_cumprod = torch.ones((), dtype=torch.float64)
+    scheduler.set_timesteps(LEVELS)
+    return scheduler
+
+
+@pytest.mark.parametrize("value_range", RANGES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("schedule", DIFFUSERS)
+@pytest.mark.parametrize("sampler, eta", [("ddpm", 1.0), ("ddim", 0.0)])
+@pytest.mark.parametrize("library", ["monai", "diffusers"])
+def test_walks_in_float64_are_the_same(library, sampler, eta, schedule, kind, value_range):
+    scheduler = exact_scheduler(library, sampler, schedule, prediction_type=kind)
+    net = Denoiser(scheduler, kind).double()
+    model, generator = adapt(net, scheduler, value_range=value_range), torch.Generator().manual_seed(1)
+    x0 = torch.rand(1, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    eps, (low, high) = (
+        torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
+        value_range,
+    )
+    y = q_sample(read_scheduler(scheduler).schedule, low + (high - low) * x0, LEVELS - 1, eps)
+    theirs, xt = their_walk(net, scheduler, y, range(LEVELS - 1, -1, -1)), q_sample(model.schedule, x0, LEVELS - 1, eps)
+    with torch.inference_mode():
+        for t in range(LEVELS - 1, -1, -1):
+            predicted = model.x0_from_output(xt, t, model.unet(xt, torch.full((1,), t)))
+            xt, sigma = p_mean_variance(model.schedule, xt, t, t - 1, predicted, eta)
+            if sigma > 0:
+                xt = xt + sigma * torch.randn(xt.shape, dtype=xt.dtype, generator=generator)
+    assert (low + (high - low) * xt - theirs).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("library", ["monai", "diffusers"])
@@ -342,3 +379,17 @@ def test_exported_networks_answer_as_ours(export, shape):
         assert torch.allclose(back.predict(x, t), model.predict(x, t), atol=1e-4)
     assert (back.prediction, back.max_level) == ("v", 299)
     assert torch.allclose(back.schedule.alpha_bar, model.schedule.alpha_bar, atol=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.9])
+@pytest.mark.parametrize("masked", [True, False])
+def test_anomalib_takes_our_results_as_they_are(threshold, masked):
+    anomalib = pytest.importorskip("anomalib.data", reason="anomalib is not installed")
+    x = torch.rand(2, 1, 40, 48)
+    result = to_anomalib(Detection(x, x, x, x.amax((1, 2, 3)), mask=x > 0.5 if masked else None), threshold)
+    assert AnomalibResult._fields == anomalib.InferenceBatch._fields
+    batch = anomalib.ImageBatch(image=x.expand(-1, 3, -1, -1), **result._asdict())
+    for name, ours in result._asdict().items():
+        theirs = getattr(batch, name)
+        assert (ours is None) == (theirs is None)
+        assert ours is None or (ours.dtype == theirs.dtype and torch.equal(ours, theirs.as_subclass(torch.Tensor)))

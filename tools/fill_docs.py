@@ -8,6 +8,7 @@ with one of
 - `<!-- index: PART -->`: a part of `nbs/index.ipynb`, named by its heading, so that both documents agree;
 - `<!-- weights: NAME -->`: what the header and the calibration of bundled weights say;
 - `<!-- benchmark: PATH -->`: the machine and the comparisons in a result of `benchmarks/run.py`;
+- `<!-- text: PATH -->`: that file as it is;
 - `<!-- chains: NAME,NAME -->`: network calls and noise levels of chains in `autoddpm.detect.CHAINS`.
 `table` and `tables` may name the columns of the first table: `<!-- table: PATH columns: method, AUPRC -->`.
 The sentences are then cut to the metrics among them, and with `losers: NAME,NAME` behind it to these methods.
@@ -34,12 +35,13 @@ DOCUMENTS = (
     INDEX,  # first, because README takes parts of it
     "README.md",
     "docs/results.md",
+    "docs/own_model.md",
     "docs/speed.md",
     "autoddpm/weights/README.md",
     "benchmarks/README.md",
 )
 BLOCK = re.compile(
-    r"(<!-- (tables?|file|index|weights|benchmark|chains): (\S+)"
+    r"(<!-- (tables?|file|text|index|weights|benchmark|chains): (\S+)"
     r"(?: columns: ([^\n]+?))?(?: losers: (\S+))? -->\n).*?(<!-- end -->)",
     re.DOTALL,
 )
@@ -199,10 +201,13 @@ def content(kind: str, name: str, columns: list, losers: list) -> str:
     if kind == "index":
         return part_of_index(name)
     if not (ROOT / name).is_file():
-        maker = "python benchmarks/run.py" if kind == "benchmark" else f"autoddpm reproduce {Path(name).stem}"
+        makers = dict(benchmark="python benchmarks/run.py", text="python benchmarks/walks.py")
+        maker = makers.get(kind, f"autoddpm reproduce {Path(name).stem}")
         sys.exit(f"{name}: named in a document, but not there; make it first (`{maker}`)")
     if kind == "file":
         return page(ROOT / name)
+    if kind == "text":
+        return f"\n{(ROOT / name).read_text(encoding='utf-8')}\n"
     if kind == "benchmark":
         return benchmark_tables(json.loads((ROOT / name).read_text(encoding="utf-8")))
     return tables_of(name, 1 if kind == "table" else 2, columns, losers)
