@@ -414,13 +414,14 @@ def train(
 
     Writes best.safetensors (averaged weights of the best validation), last.pt, log.csv, and split.csv (which slice
     served for what). The defaults of learning rate, batch size, rotation, shift, scale and noise are the paper's.
+    Slices of several planes (`prepare --planes`) make a network that is told the height of each.
 
     Run the command again to continue from the last checkpoint.
     """
     from accelerate import PartialState
 
     from autoddpm.schedule import Schedule
-    from autoddpm.train import TrainSettings, new_ddpm, training_sets
+    from autoddpm.train import TrainSettings, new_ddpm, plane_range, training_sets
     from autoddpm.train import train as train_model
 
     settings = TrainSettings(
@@ -442,8 +443,9 @@ def train(
         checkpoint_every=checkpoint_every,
     )
     known = dict(noise_type=noise_type, max_level=max_level, precision=precision)
-    model = new_ddpm(network, start, seed, schedule=Schedule(kind=schedule) if schedule else None, **known)
     sets = training_sets(dataset, source, root, val, seed)
+    planes, own = plane_range(sets), Schedule(kind=schedule) if schedule else None
+    model = new_ddpm(network, start, seed, planes, schedule=own, **known)
     speaks = PartialState().is_main_process and not quiet
     if speaks:
         print(sets[2], flush=True)

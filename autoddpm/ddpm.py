@@ -88,7 +88,8 @@ def at(
         raise ValueError(f"the weights {self.name or 'in use'} know one plane: leave z out, or choose other weights")
     (low, high), z = self.planes, torch.as_tensor(z, dtype=torch.float32)
     if z.dim() != 1 or not ((low <= z) & (z <= high)).all():
-        raise ValueError(f"z {z.tolist()}: the weights {self.name or 'in use'} know planes from {low:g} to {high:g} mm")
+        told = f"z from {z.min():g} to {z.max():g} mm" if z.dim() == 1 else f"z of shape {tuple(z.shape)}"
+        raise ValueError(f"{told}: the weights {self.name or 'in use'} know planes from {low:g} to {high:g} mm")
     there = copy(self)
     there.z = z.to(next(self.parameters()).device)
     return there
