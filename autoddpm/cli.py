@@ -309,8 +309,17 @@ def prepare(
     ],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the raw scans.", callback=_there)],
     out: Annotated[Path, _option("DIR", "Folder for the slices.")],
+    planes: Annotated[
+        str,
+        _option(
+            "START:STOP:STEP",
+            "Several planes of each volume, in mm of MNI z, as in -20:60:2. Without it, z = +23 mm.",
+        ),
+    ] = "",
     workers: Annotated[int, _option("N", "Processes, about 2 GB each; 0: this one.", min=0)] = 0,
-    overwrite: Annotated[bool, _option(None, "Replace slices of another KIND in DIR.", "--overwrite")] = False,
+    overwrite: Annotated[
+        bool, _option(None, "Replace slices of another KIND or of other planes in DIR.", "--overwrite")
+    ] = False,
     quiet: QUIET = False,
 ):
     """Turn raw T1w scans into the slices that the weights know.
@@ -320,7 +329,8 @@ def prepare(
     brings them to that plane.
 
     For each scan, a slice, its mask, a record and a picture. For all scans, index.csv, and contact.png to look at: the
-    status "suspect" asks for a look at the picture.
+    status "suspect" asks for a look at the picture. With --planes, a slice for each plane that has a head, and
+    slices/planes.csv with their heights; `train` then makes weights of several planes.
 
     Run the command again to continue where it stopped.
 
@@ -330,7 +340,7 @@ def prepare(
     from autoddpm.scans.prepare import UNREGISTERED, summary
     from autoddpm.scans.prepare import prepare as make_slices
 
-    table = make_slices(kind, root, out, workers, not quiet, overwrite=overwrite)
+    table = make_slices(kind, root, out, workers, not quiet, overwrite=overwrite, planes=planes)
     if not quiet:
         print(summary(table))
         if kind == "fastmri":

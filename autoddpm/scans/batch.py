@@ -30,10 +30,9 @@ from ..processes import run_each, start_together
 from .plan import OFF_LEVEL, find_anomalies, make_plan
 from autoddpm.scans.preprocess import (
     BOUNDS,
-    MNI_AFFINE,
+    head_planes,
     preprocess,
     read_dicom,
-    scale_head,
     slice_likeness,
     suspicions,
 )
@@ -104,32 +103,15 @@ def _ready_slice(scan):
     )
 
 
-def _planes(prepared, levels):
-    "Level -> (plane, slice), of the levels at which there is a head."
-    planes = {}
-    for z in levels:
-        if z == LEVEL:
-            planes[z] = (prepared.plane, prepared.slice)
-            continue
-        try:
-            plane, _, _ = scale_head(np.asarray(prepared.volume.dataobj)[:, :, z - int(MNI_AFFINE[2, 3])].T[::-1])
-        except ValueError:
-            continue  # no head at this height
-        planes[z] = (plane, scale_slice(plane))
-    if not planes:
-        raise ValueError("no head in any of the slices asked for")
-    return planes
-
-
 def _ready_volume(scan, levels, in_mni):
     "A volume, down to its planes."
     volume = read_dicom(list(map(str, _files(scan))), str(scan.path)) if scan.series else None
     prepared = preprocess(scan.path if volume is None else volume, in_mni=in_mni)
-    planes, header = _planes(prepared, levels), read_header(scan.path) if volume is None else None
+    planes, header = head_planes(prepared, levels), read_header(scan.path) if volume is None else None
     thousandths = np.asarray(prepared.volume.dataobj) * (1000 / prepared.facts["top"])
     return Ready(
-        {z: np.ascontiguousarray(p, dtype=np.float32) for z, (p, _) in planes.items()},
-        np.stack([s.numpy() for _, s in planes.values()]),
+        {z: np.ascontiguousarray(p, dtype=np.float32) for z, p in planes.items()},
+        np.stack([scale_slice(p).numpy() for p in planes.values()]),
         prepared.registration,
         volume.shape if header is None else header.get_data_shape(),
         volume.affine if header is None else affine_mm(header),
