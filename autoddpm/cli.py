@@ -210,7 +210,10 @@ def detect(
     ] = "",
     slices: Annotated[
         str,
-        _option("WHICH", "mid (z = +23 mm, the plane of the bundled weights), all, or millimetres such as 10,23,40."),
+        _option(
+            "WHICH",
+            "mid (z = +23 mm, the plane of the bundled weights), all, START:STOP:STEP, or millimetres: 10,23,40.",
+        ),
     ] = "mid",
     seeds: Annotated[int, _option("K", "Average the maps of K seeds.", min=1)] = 1,
     threshold: Annotated[
@@ -226,6 +229,9 @@ def detect(
         ),
     ] = None,
     device: Annotated[str, _option("NAME", "cpu, cuda, cuda:1, ...", group="Computing")] = "cpu",
+    precision: Annotated[
+        str, _option("NAME", "float32, or bfloat16 where the GPU or processor supports it.", group="Computing")
+    ] = "float32",
     workers: Annotated[
         int, _option("N", "Processes that preprocess, about 2 GB each; 0: this one.", min=0, group="Computing")
     ] = 0,
@@ -286,6 +292,7 @@ def detect(
         known=known,
         overwrite=overwrite,
         check=check,
+        precision=precision,
     )
     if not PartialState().is_main_process:
         return  # one process reports
@@ -489,7 +496,8 @@ def calibrate(
 
     Writes WEIGHTS.calibration.json and WEIGHTS.scores.json beside the weights, where `detect` and `evaluate` look for
     them. At most 5 % of the pixels of a new healthy head are marked on average. That takes 19 slices (49 for the
-    chain best), of subjects that the weights were not trained on.
+    chain best), of subjects that the weights were not trained on. Weights of several planes get a threshold for each,
+    and take as many subjects.
     """
     from autoddpm.scans.own_weights import calibrate_weights
 

@@ -297,7 +297,9 @@ def _keep(out, scan, request, told, write):
 def _find(taken, plan, batch_size):
     "The images of each scan, or an error; a batch that fails is tried scan by scan."
     try:
-        images = find_anomalies(plan, torch.from_numpy(np.concatenate([r.slices for _, r in taken])), batch_size)
+        slices = torch.from_numpy(np.concatenate([r.slices for _, r in taken]))
+        heights = [LEVEL if level is None else level for _, r in taken for level in r.planes]
+        images = find_anomalies(plan, slices, batch_size, heights)
     except Exception as error:
         return [error] if len(taken) == 1 else [found for one in taken for found in _find([one], plan, batch_size)]
     ends = np.cumsum([len(ready.slices) for _, ready in taken])
@@ -357,10 +359,10 @@ def detect_scans(
     out: Path,  # folder of the results, one folder per scan; made if missing
     weights: str = "",  # bundled name, .safetensors path, or the authors' .pt; "": those of the chain
     chain: str | dict = "",  # "best", a name in `CHAINS`, or keywords of `autoddpm_settings`; "": as the weights allow
-    slices: str = "mid",  # "mid", "all", or millimetres: "10,23,40"
+    slices: str = "mid",  # "mid", "all", START:STOP:STEP, or millimetres: "10,23,40"
     device: str = "cpu",  # "cpu", "cuda", "cuda:1", ...
     seeds: int = 1,  # maps of so many seeds are averaged
-    batch_size: int = 0,  # slices at a time; 0: one scan on a CPU, 16 slices elsewhere
+    batch_size: int = 0,  # slices at a time; 0: one scan, at most 16 slices, on a CPU; 16 slices elsewhere
     in_mni: bool | None = None,  # volumes lie in MNI space; None: as header or name say
     workers: int = 0,  # processes that preprocess; 0: this one
     progress: bool = True,
@@ -368,17 +370,18 @@ def detect_scans(
     known: dict | None = None,  # what the file of the weights does not say, as in `load_checkpoint`
     overwrite: bool = False,  # replace results of other settings
     check: bool = False,  # see from their content, not from size and time, whether scans have changed
+    precision: str = "float32",  # of the network: "float32" or "bfloat16"
 ) -> pd.DataFrame:  # one row per scan; `attrs["passed_over"]` counts what was no scan by its name or content
     "From scans to anomaly maps on disk; started again, it goes on where it was stopped."
     state = start_together(device == "cpu")
     if device == "cuda" and state.num_processes > 1:
         device = str(state.device)
-    plan, out = make_plan(weights, chain, slices, device, seeds, in_mni, threshold, known), Path(out)
-    if plan.levels != [LEVEL] and state.is_main_process:
+    plan, out = make_plan(weights, chain, slices, device, seeds, in_mni, threshold, known, precision), Path(out)
+    if OFF_LEVEL in plan.notes and state.is_main_process:
         warnings.warn(OFF_LEVEL, stacklevel=2)
     if plan.uncalibrated and isinstance(chain, str) and state.is_main_process:
         warnings.warn(plan.uncalibrated, stacklevel=2)
-    batch_size = batch_size or (len(plan.levels) if device == "cpu" else 16)
+    batch_size = batch_size or (min(16, len(plan.levels)) if device == "cpu" else 16)
     each = max(1, batch_size // len(plan.levels))  # scans
     facts = provenance(**plan.shown, notes=plan.notes)
     scans, passed = list_scans([paths] if isinstance(paths, (str, Path)) else paths, out)

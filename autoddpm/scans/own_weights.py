@@ -44,14 +44,14 @@ def _calls(model, bar):
     return model.unet.register_forward_hook(lambda unet, given, output: bar.update(len(output)) and None)
 
 
-def _calibrate(detector, images, settings, batch_size, progress):
+def _calibrate(detector, images, settings, batch_size, progress, planes):
     "`calibrate` under one bar."
     calls = detector.calls(detector.stage_settings(**settings))
     models = [detector.model, *([detector.repair] if hasattr(detector, "repair") else [])]
     with progress_bar(calls * len(images), desc="thresholds", unit="call", disable=not progress) as bar:
         hooks = [_calls(model, bar) for model in models]
         try:
-            return calibrate(detector, images, batch_size=batch_size, progress=False, **settings)
+            return calibrate(detector, images, batch_size=batch_size, progress=False, planes=planes, **settings)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -69,6 +69,15 @@ def _own_file(weights):
     return path
 
 
+def _planes(model, data):
+    "Heights and subjects of slices, for weights of several planes."
+    z = data.heights()
+    if (z is None) == bool(model.planes):
+        wanted = "several planes, made by prepare --planes" if model.planes else "one plane, made by prepare"
+        raise ValueError(f"{data.root}: the weights {model.name} take slices of {wanted}")
+    return None if z is None else (z, data.subjects)
+
+
 def calibrate_weights(
     weights: str,  # file, not a bundled one
     healthy: Path,  # folder of healthy slices, or what `autoddpm prepare` made
@@ -83,22 +92,26 @@ def calibrate_weights(
     data = unseen_slices(found, path)
     detector, settings, _ = choose_detector(str(path), chain, device)
     target = detector.stage_settings(**settings).get("healthy_fpr", PAPER.healthy_fpr)
-    if len(data) < (needed := slices_needed(min(target, PAPER.healthy_fpr))):
-        seen = f", {len(found) - len(data)} more were trained on" if len(data) < len(found) else ""
+    planes = _planes(detector.model, data)
+    have, what = (len(set(data.subjects)), "subjects") if planes else (len(data), "slices")
+    if have < (needed := slices_needed(min(target, PAPER.healthy_fpr))):
+        seen = f", {len(found) - len(data)} more slices were trained on" if len(data) < len(found) else ""
         raise ValueError(
-            f"{healthy}: {len(data)} healthy slices{seen}; a threshold at {100 * target:g} % takes {needed} at least"
+            f"{healthy}: {have} healthy {what}{seen}; a threshold at {100 * target:g} % takes {needed} at least"
         )
-    if len(data) < 2 * needed:
+    if have < 2 * needed:
         warnings.warn(
-            f"{len(data)} healthy slices: with so few, a threshold keeps its promise by marking next to nothing; "
+            f"{have} healthy {what}: with so few, a threshold keeps its promise by marking next to nothing; "
             "100 or more come near the share that is allowed",
             stacklevel=2,
         )
     images = data.images()
-    entries = _calibrate(detector, images, settings, batch_size, progress)
+    entries = _calibrate(detector, images, settings, batch_size, progress, planes)
     facts = dict(dataset=data.name, fingerprint=data.fingerprint, subjects=len(set(data.subjects)))
     file = write_calibration(str(path), entries, **facts)
-    plan = make_plan(str(path), chain, device=device)
-    scores = score_healthy(plan, images, progress)
-    write_healthy_scores(str(path), plan.record | dict(seeds=plan.seeds), scores, "given to autoddpm calibrate")
+    plan = make_plan(str(path), chain, "all" if planes else "mid", device)
+    scores, volume = score_healthy(plan, images, progress, planes), dict(volume=True) if planes else {}
+    write_healthy_scores(
+        str(path), plan.record | dict(seeds=plan.seeds) | volume, scores, "given to autoddpm calibrate"
+    )
     return file, entries
