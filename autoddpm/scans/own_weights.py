@@ -95,7 +95,7 @@ def calibrate_weights(
     planes = _planes(detector.model, data)
     have, what = (len(set(data.subjects)), "subjects") if planes else (len(data), "slices")
     if have < (needed := slices_needed(min(target, PAPER.healthy_fpr))):
-        seen = f", {len(found) - len(data)} more slices were trained on" if len(data) < len(found) else ""
+        seen = f", {len(found) - len(data)} more were trained on" if len(data) < len(found) else ""
         raise ValueError(
             f"{healthy}: {have} healthy {what}{seen}; a threshold at {100 * target:g} % takes {needed} at least"
         )
