@@ -232,7 +232,10 @@ def detect(
     ] = None,
     slices: Annotated[
         str,
-        _option("WHICH", "mid (z = +23 mm, the plane of the bundled weights), all, or millimetres such as 10,23,40."),
+        _option(
+            "WHICH",
+            "mid (z = +23 mm, the plane of the bundled weights), all, START:STOP:STEP, or millimetres: 10,23,40.",
+        ),
     ] = "mid",
     chain: Annotated[
         str,
@@ -301,6 +304,9 @@ def detect(
         list[str] | None, _option("LABEL...", "Only these sessions, with ses- or without.", group=LABELS)
     ] = None,
     device: Annotated[str, _option("NAME", "cpu, cuda, cuda:1, ...", group=RUN)] = "cpu",
+    precision: Annotated[
+        str, _option("NAME", "float32, or bfloat16 where the GPU or processor supports it.", group=RUN)
+    ] = "float32",
     workers: Annotated[
         int, _option("N", "Processes that preprocess, about 2 GB each; 0: this one.", min=0, group=RUN)
     ] = 0,
@@ -354,7 +360,15 @@ def detect(
         max_level=max_level,
     )
     table = detect_scans(
-        scans, out, weights, device=device, workers=workers, progress=_on_screen(quiet), known=known, **choices
+        scans,
+        out,
+        weights,
+        device=device,
+        workers=workers,
+        progress=_on_screen(quiet),
+        known=known,
+        precision=precision,
+        **choices,
     )
     if not PartialState().is_main_process:
         return  # one process reports
@@ -379,9 +393,16 @@ def prepare(
     ],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the raw scans.", callback=_there)],
     out: Annotated[Path, _option("DIR", "Folder for the slices.")],
+    planes: Annotated[
+        str,
+        _option(
+            "START:STOP:STEP",
+            "Several planes of each volume, in mm of MNI z, as in -20:60:2. Without it, z = +23 mm.",
+        ),
+    ] = "",
     quiet: QUIET = False,
     overwrite: Annotated[
-        bool, _option(None, "Replace slices of another KIND in DIR.", "--overwrite", group=RESULTS)
+        bool, _option(None, "Replace slices of another KIND or of other planes in DIR.", "--overwrite", group=RESULTS)
     ] = False,
     workers: Annotated[int, _option("N", "Processes, about 2 GB each; 0: this one.", min=0, group=RUN)] = 0,
 ):
@@ -392,7 +413,8 @@ def prepare(
     brings them to that plane.
 
     For each scan, a slice, its mask, a record and a picture. For all scans, index.csv, and contact.png to look at: the
-    status "suspect" asks for a look at the picture.
+    status "suspect" asks for a look at the picture. With --planes, a slice for each plane that has a head, and
+    slices/planes.csv with their heights; `train` then makes weights of several planes.
 
     Run the command again to continue where it stopped.
 
@@ -402,7 +424,7 @@ def prepare(
     from autoddpm.scans.prepare import UNREGISTERED, summary
     from autoddpm.scans.prepare import prepare as make_slices
 
-    table = make_slices(kind, root, out, workers, _on_screen(quiet), overwrite=overwrite)
+    table = make_slices(kind, root, out, workers, _on_screen(quiet), overwrite=overwrite, planes=planes)
     if not quiet:
         print(summary(table))
         if kind == "fastmri":
@@ -545,13 +567,14 @@ def train(
 
     Writes best.safetensors (averaged weights of the best validation), last.pt, log.csv, and split.csv (which slice
     served for what). The defaults of learning rate, batch size, rotation, shift, scale and noise are the paper's.
+    Slices of several planes (`prepare --planes`) make a network that is told the height of each.
 
     Run the command again to continue from the last checkpoint.
     """
     from accelerate import PartialState
 
     from autoddpm.schedule import Schedule
-    from autoddpm.train import TrainSettings, new_ddpm, training_sets
+    from autoddpm.train import TrainSettings, new_ddpm, plane_range, training_sets
     from autoddpm.train import train as train_model
 
     settings = TrainSettings(
@@ -575,7 +598,7 @@ def train(
     known = dict(noise_type=noise_type, max_level=max_level, precision=precision)
     known["schedule"] = Schedule(kind=schedule) if schedule else None
     sets = training_sets(dataset, source, root, val, seed)
-    model = new_ddpm(network, start, seed, channels=len(sets[0][0].image), **known)
+    model = new_ddpm(network, start, seed, channels=len(sets[0][0].image), planes=plane_range(sets), **known)
     speaks = PartialState().is_main_process and not quiet
     if speaks:
         print(sets[2], flush=True)
@@ -609,7 +632,8 @@ def calibrate(
 
     Writes WEIGHTS.calibration.json and WEIGHTS.scores.json beside the weights, where `detect` and `evaluate` look for
     them. At most 5 % of the pixels of a new healthy head are marked on average. That takes 19 slices (49 for the
-    chain best), of subjects that the weights were not trained on.
+    chain best), of subjects that the weights were not trained on. Weights of several planes get a threshold for each,
+    and take as many subjects.
     """
     from autoddpm.scans.own_weights import calibrate_weights
 

@@ -11,6 +11,7 @@ __all__ = ['SPLITS', 'HOW', 'FOLDERS', 'check_images', 'scale_slice', 'read_npy'
 # %% ../nbs/02_data.ipynb #7d7fb989
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -302,6 +303,7 @@ class Slice:
     simulated: bool
     path: str  # relative to the set's root
     valid: torch.Tensor | None = None  # bool [1,H,W], pixels that count; None: the head
+    z: float | None = None  # height of the plane in MNI mm, of a set that says it
 
 # %% ../nbs/02_data.ipynb #d31daa5f
 @dataclass(frozen=True)
@@ -314,6 +316,7 @@ class Entry:
     mask_path: str | None = None
     plane: int | None = None  # of a volume that holds several slices of the set
     boxes: tuple = ()  # of (label, x0, y0, x1, y1), pixels at 128 x 128; their union is the mask
+    z: float | None = None  # height in MNI mm
 
 # %% ../nbs/02_data.ipynb #06826899
 class SliceDataset(Sequence):
@@ -345,7 +348,7 @@ class SliceDataset(Sequence):
             return Slice(image, mask, e.id, e.subject, self.name, self.simulated, path, valid)
         if e.mask_path is not None and e.plane is None:
             check_lesion(mask[0].numpy(), image[0].numpy(), str(self.root / e.mask_path))
-        return Slice(image, mask, e.id, e.subject, self.name, self.simulated, path)
+        return Slice(image, mask, e.id, e.subject, self.name, self.simulated, path, e.z)
 
     def mask(self, e: Entry) -> torch.Tensor:
         "The mask beside the image of an entry."
@@ -367,6 +370,13 @@ class SliceDataset(Sequence):
         "All images, [N,1,128,128]; of the set `images`, [N,C,H,W]."
         return check_images(torch.stack([self._image(e) for e in self.entries]), repr(self))
 
+    def heights(self) -> torch.Tensor | None:
+        "Heights of all slices in MNI mm, [N]; None: the set does not say them, or has one plane."
+        heights = {e.z for e in self.entries}
+        if None in heights and len(heights) > 1:
+            raise ValueError(f"{self!r}: some slices have a height and some have none; say all of them in planes.csv")
+        return torch.tensor([float(e.z) for e in self.entries]) if len(heights) > 1 else None
+
     def masks(self) -> torch.Tensor:
         "All masks, bool [N,1,H,W]."
         if missing := [e.path for e in self.entries if e.mask_path is None]:
@@ -386,6 +396,8 @@ class SliceDataset(Sequence):
         for e in self.entries:
             if e.plane is not None:
                 digest.update(f"{e.id} {e.boxes}\n".encode())
+            if e.z is not None:
+                digest.update(f"{e.id} z {e.z:g}\n".encode())
         return digest.hexdigest()[:16]
 
 # %% ../nbs/02_data.ipynb #03640d93
@@ -469,6 +481,20 @@ class _Sieve:
             self.met[id] = reason
         return not reason
 
+# %% ../nbs/02_data.ipynb #fabfdeae
+def _read_heights(folder, paths):
+    "Path -> z in mm, of the table of a folder; empty: there is none."
+    path = folder / "planes.csv"
+    if not path.is_file():
+        return {}
+    table = _read_table(path)
+    if list(table.columns) != ["path", "z"] or table.z.dtype.kind not in "if" or not np.isfinite(table.z).all():
+        raise ValueError(f"{path}: no table of heights; give the columns path and z, with z in mm")
+    heights = dict(zip(table.path, table.z.tolist()))
+    if missing := [p for p in paths if p not in heights]:
+        raise ValueError(f"{path}: no height of {missing[0]} ({len(missing)} missing); add it, or remove the table")
+    return heights
+
 # %% ../nbs/02_data.ipynb #61edc045
 def _ixi_tables(root):
     tables = {p.stem: p for p in sorted(root.glob("*.csv")) if p.stem in SPLITS}
@@ -500,7 +526,8 @@ def _list_ixi(root, split, sieve):
         raise FileNotFoundError(
             f"{root / 'slices' / missing[0]}: in split '{split}', but not there ({count}); {HOW['ixi']}"
         )
-    return [Entry(_stem(n), _subject(_stem(n)), f"slices/{n}") for n in names[split]]
+    z = _read_heights(root / "slices", names[split])
+    return [Entry(_stem(n), _subject(_stem(n)), f"slices/{n}", z=z.get(n)) for n in names[split]]
 
 # %% ../nbs/02_data.ipynb #3b01a6ed
 def _list_bids(root, split, sieve):
@@ -570,12 +597,13 @@ def _list_folder(root, split, sieve):
     scans = sorted(_told(found, passed, top), key=lambda s: s.path.relative_to(top))
     if not scans:
         raise FileNotFoundError(f"{root}: no PNG, NPY or NIfTI in it; {HOW['folder']}")
-    entries = []
+    entries, heights = [], _read_heights(top, [s.path.relative_to(top).as_posix() for s in scans])
     for s in scans:
         path = s.path.relative_to(top)
         id = path.with_name(bare_name(path.name)).as_posix().replace("/", "__")
         mask = s.mask and s.mask.relative_to(top).as_posix()
-        entries.append(Entry(id, _subject(path.name if path.name.startswith("sub-") else id), path.as_posix(), mask))
+        subject, z = _subject(path.name if path.name.startswith("sub-") else id), heights.get(path.as_posix())
+        entries.append(Entry(id, subject, path.as_posix(), mask, z=z))
     return [e for e in entries if sieve.keeps(e.id)]
 
 # %% ../nbs/02_data.ipynb #54c33e0b
@@ -736,7 +764,8 @@ def people(
     index = data.root.parent / "index.csv"  # of `autoddpm prepare`: where each slice comes from
     made = data.root.name == "slices" and _is_prepared(data.root.parent)
     sources = dict(_read_table(index, dtype=str)[["id", "source"]].to_numpy()) if made else {}
-    parts = [sources.get(e.id.removesuffix("_z23"), e.id.replace("__", "/")).split("/") for e in data.entries]
+    ids = [re.sub(r"_z-?\d+$", "", e.id) for e in data.entries]
+    parts = [sources.get(id, e.id.replace("__", "/")).split("/") for id, e in zip(ids, data.entries)]
     common = len(os.path.commonprefix([p[:-1] for p in parts]))
     return [e.subject if e.subject.startswith("sub-") else p[common] for e, p in zip(data.entries, parts)]
 

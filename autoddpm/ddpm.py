@@ -6,6 +6,7 @@
 __all__ = ['SAMPLERS', 'DDPM', 'walk_levels', 'find_weights', 'outside_facts', 'load_ddpm']
 
 # %% ../nbs/06_ddpm.ipynb #4841c159
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -50,6 +51,7 @@ class DDPM(nn.Module):
         self.noise_type, self.prediction = noise_type, prediction
         self.max_level = check_whole("max_level", max_level, high=self.schedule.num_levels - 1)
         self.name, self.precision = name, precision
+        self.z = None  # heights of the images at hand, of `at`
 
     def predict(self, xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         "The network's output [B,C,H,W], float32, for images at levels t [B]; `precision` matters only here."
@@ -57,7 +59,8 @@ class DDPM(nn.Module):
         if (rows, columns) != (height, width):
             xt = F.pad(xt, (0, columns - width, 0, rows - height), mode="reflect")
         with torch.autocast(xt.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self.unet(xt, t)[..., :height, :width].float()
+            output = self.unet(xt, t) if self.z is None else self.unet(xt, t, self.z)
+            return output[..., :height, :width].float()
 
     def seen_size(self, images: torch.Tensor) -> tuple:  # (rows, columns)
         "The size to which images [B,C,H,W] are padded for the network; those that it cannot take are refused."
@@ -84,6 +87,40 @@ class DDPM(nn.Module):
     def sample_noise(self, like: torch.Tensor, generators: list) -> torch.Tensor:
         "Noise of the kind that the network was trained with, from one generator per image."
         return sample_noise(self.noise_type, like, generators)
+
+# %% ../nbs/06_ddpm.ipynb #4e70bb3c
+@patch(as_prop=True)
+def planes(self: DDPM) -> tuple | None:  # None: it knows one plane
+    "The lowest and the highest plane that the network was trained on, in mm."
+    return getattr(self.unet, "config", {}).get("planes")
+
+
+@patch
+def at(
+    self: DDPM,
+    z: torch.Tensor | None,  # heights of the images of a batch, in mm [B]; None: the network knows one plane
+) -> DDPM:  # with the same network
+    "The model for images of these planes."
+    if z is None:
+        return self
+    if self.planes is None:
+        raise ValueError(f"the weights {self.name or 'in use'} know one plane: leave z out, or choose other weights")
+    (low, high), z = self.planes, torch.as_tensor(z, dtype=torch.float32)
+    if z.dim() != 1 or not ((low <= z) & (z <= high)).all():
+        told = f"z from {z.min():g} to {z.max():g} mm" if z.dim() == 1 else f"z of shape {tuple(z.shape)}"
+        raise ValueError(f"{told}: the weights {self.name or 'in use'} know planes from {low:g} to {high:g} mm")
+    there = copy(self)
+    there.z = z.to(next(self.parameters()).device)
+    return there
+
+
+@patch
+def some(
+    self: DDPM,
+    chosen: torch.Tensor,  # bool [B]
+) -> DDPM:
+    "The model for some images of the batch."
+    return self.at(None if self.z is None else self.z[chosen])
 
 # %% ../nbs/06_ddpm.ipynb #ca502a63
 @patch

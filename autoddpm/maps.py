@@ -204,11 +204,19 @@ class CoarseAutoDDPM(AutoDDPM):
         batch_size: int = 16,  # scans at a time
         save_to=None,  # folder to write every stage to
         progress: bool = True,  # show bars
+        z: torch.Tensor | None = None,  # heights of the planes in mm [B], for weights of several planes
         **settings,  # of `coarse_settings`
     ) -> Detection:
         "From scans to anomaly maps."
         s = self.stage_settings(**settings)
-        return self._detect(images, seed, masking_threshold, batch_size, save_to, progress, s)
+        return self._detect(images, seed, masking_threshold, batch_size, save_to, progress, s, z)
+
+    def at(self, z: torch.Tensor | None):  # heights of the images in mm [B]
+        "As in `Detector`, for both networks."
+        there = super().at(z)
+        if z is not None:
+            there.repair = self.repair.at(z)
+        return there
 
     @property
     def networks(self) -> list:

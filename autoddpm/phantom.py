@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NATIVE_SHAPE', 'CONTRASTS', 'SLICE_AFFINE', 'SIZES', 'to_square', 'to_native', 'smooth_field', 'head_phantom',
-           'show_slices', 'brain_mask', 'lesion_outline', 'fluid_level', 'bright_level', 'add_lesion', 'LowRankSlices',
-           'write_bids_slice', 'size_class', 'write_cohort']
+           'show_slices', 'brain_mask', 'lesion_outline', 'fluid_level', 'bright_level', 'add_lesion', 'plane_heights',
+           'head_volume', 'write_head', 'LowRankSlices', 'write_bids_slice', 'size_class', 'write_cohort']
 
 # %% ../nbs/01_phantom.ipynb #afa52c1b
 import io
@@ -84,7 +84,7 @@ def _frame(size, generator):
 def _folds(size, x, y, depth, generator):
     "Tissue of the brain: a folded ribbon of grey matter, sulci of fluid, white matter inside."
     scale = size / 128
-    fold, groove = (smooth_field((size, size), s * scale, generator) for s in (3.0, 2.6))
+    fold, groove = (smooth_field(depth.shape, s * scale, generator) for s in (3.0, 2.6))
     white = _soft(depth - 0.13 - 0.055 * fold, 0.02)
     sulcus = _soft(0.12 - np.abs(groove), 0.06) * _soft(0.17 - depth, 0.03)
     midline = _soft(0.012 - np.abs(x), 0.008) * _soft(np.abs(y + 0.02) - 0.42, 0.05)
@@ -103,22 +103,26 @@ def _ventricles(x, y, generator):
     return out
 
 
+def _paint(size, x, y, radius, generator, high=1.0):
+    "Scalp, skull and brain from coordinates and the head's radius; `high`: how much of the ventricles is there."
+    scalp = 0.72 + 0.1 * smooth_field(radius.shape, 4 * size / 128, generator)
+    image = scalp * _soft(1 - radius) * _soft(radius - 0.915, 0.012)
+    inside = _soft(0.82 - radius, 0.008)
+    ventricle = _ventricles(x, y, generator) * high
+    brain = _folds(size, x, y, 0.82 - radius, generator) * (1 - ventricle) + 0.2 * ventricle
+    brain = brain * (1 + 0.02 * smooth_field(radius.shape, 12 * size / 128, generator))
+    image = image + 0.14 * _soft(0.9 - radius, 0.012) * (1 - inside) + brain * inside
+    image = image + 0.012 * smooth_field(radius.shape, 0.6, generator) * _soft(1.02 - radius)
+    return torch.from_numpy(np.clip(image, 0, 1)).float()[None], torch.from_numpy(radius < 0.82)[None]
+
+
 def head_phantom(
     seed: int,  # varies shape, folds, asymmetry and texture
     size: int = PAPER.image_size,  # pixels of the square
 ) -> tuple:  # image [1,size,size] float32 in [0,1]; brain bool [1,size,size]
     "A made-up axial T1w-like slice at the level of the lateral ventricles, and where its brain is."
     generator = torch.Generator().manual_seed(seed)
-    x, y, radius = _frame(size, generator)
-    scalp = 0.72 + 0.1 * smooth_field((size, size), 4 * size / 128, generator)
-    image = scalp * _soft(1 - radius) * _soft(radius - 0.915, 0.012)
-    inside = _soft(0.82 - radius, 0.008)
-    ventricle = _ventricles(x, y, generator)
-    brain = _folds(size, x, y, 0.82 - radius, generator) * (1 - ventricle) + 0.2 * ventricle
-    brain = brain * (1 + 0.02 * smooth_field((size, size), 12 * size / 128, generator))
-    image = image + 0.14 * _soft(0.9 - radius, 0.012) * (1 - inside) + brain * inside
-    image = image + 0.012 * smooth_field((size, size), 0.6, generator) * _soft(1.02 - radius)
-    return torch.from_numpy(np.clip(image, 0, 1)).float()[None], torch.from_numpy(radius < 0.82)[None]
+    return _paint(size, *_frame(size, generator), generator)
 
 # %% ../nbs/01_phantom.ipynb #c44defa9
 def show_slices(
@@ -259,6 +263,43 @@ def add_lesion(
         return torch.from_numpy(brighter).to(image)[None]
     patch = smooth_field(inside.shape, max(0.4 * math.sqrt(inside.sum()), pixel), generator)
     return torch.from_numpy(np.where(patch > 0, brighter, darker)).to(image)[None]
+
+# %% ../nbs/01_phantom.ipynb #6294b6e6
+def plane_heights(
+    size: int = PAPER.image_size,  # pixels of the square
+) -> np.ndarray:  # [D], z in mm, rising
+    "Where the planes of `head_volume` lie."
+    return np.arange(-48, 88, 233 / size)
+
+
+def head_volume(
+    seed: int,  # varies shape, folds, asymmetry and texture
+    size: int = PAPER.image_size,  # pixels of the square
+) -> tuple:  # image [1,D,size,size] float32 in [0,1]; brain bool, alike
+    "A made-up T1w-like head, plane by plane from below, and where its brain is."
+    generator, z = torch.Generator().manual_seed(seed), plane_heights(size)[:, None, None]
+    x, y, radius = _frame(size, generator)
+    u = torch.rand(2, generator=generator, dtype=torch.float64).numpy() * 2 - 1
+    up = (z - 3 - 3 * u[0]) / (92 + 3 * u[1])  # 1: the top of the head
+    radius = radius / np.sqrt((1 - up**2).clip(0.05))
+    x, y = np.broadcast_to(x, radius.shape), np.broadcast_to(y, radius.shape)
+    return _paint(size, x, y, radius, generator, high=_soft(1 - np.abs(z - 20) / 26, 0.15))
+
+
+def write_head(
+    path: Path,  # .nii.gz; with space-MNI152 in its name, it is not registered again
+    volume: torch.Tensor,  # [1,D,size,size], an image in [0,1], or a mask
+) -> Path:
+    "Write a head of `head_volume`, or a mask of its size, as a volume in MNI space."
+    size = volume.shape[-1]
+    affine = np.diag([233 / size] * 3 + [1])
+    affine[:3, 3] = -116.5 + 116.5 / size, -134.5 + 116.5 / size, plane_heights(size)[0]
+    voxels = volume[0].numpy()[:, ::-1].transpose(2, 1, 0)
+    voxels = voxels.astype(np.uint8) if voxels.dtype == bool else (900 * voxels).round().astype(np.int16)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+    return path
 
 # %% ../nbs/01_phantom.ipynb #02c7c695
 class LowRankSlices:

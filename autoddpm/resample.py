@@ -80,6 +80,7 @@ def resample(
     restored, masked = x.clone(), mask.flatten(1).any(1)
     if masked.any():
         x, x_ph, mask = (images if masked.all() else images[masked] for images in (x, x_ph, mask))
+        model = model.some(masked)
         generators = image_generators(x, seed, "resample")
         restored[masked] = _resample_masked(
             model, x, x_ph, mask, generators, levels, repeats, clip, renoise_below, stale_end, progress

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAY_CHANGE', 'NETWORKS', 'TrainSettings', 'rate_factor', 'random_affine', 'random_contrast', 'augment',
            'batch_indices', 'validation_levels', 'validation_loss', 'Training', 'tracker', 'read_log', 'write_log',
-           'fit', 'new_ddpm', 'training_sets', 'train']
+           'fit', 'new_ddpm', 'training_sets', 'plane_range', 'train']
 
 # %% ../nbs/07_train.ipynb #c8f91ccd
 import contextlib
@@ -147,6 +147,7 @@ def validation_loss(
     accelerator: Accelerator | None = None,  # of several processes, each with its share of the slices
     batch_size: int = 16,
     min_level: int = 0,  # lowest level to look at
+    z: torch.Tensor | None = None,  # heights in mm [N], for a model of several planes
 ) -> dict:  # mean loss by noise level, the same on every process
     "Loss on held-out slices, level by level, with fixed noise."
     generator, levels = torch.Generator().manual_seed(0), validation_levels(model.max_level, min_level)
@@ -155,11 +156,12 @@ def validation_loss(
     for k, level in enumerate(levels):
         # drawn on the CPU: the same noise for every device
         eps = model.sample_noise(torch.empty(x0.shape), [generator] * len(x0))
-        share, noise = x0[mine], eps[mine].to(x0)
+        share, noise, heights = x0[mine], eps[mine].to(x0), None if z is None else z[mine]
         for i in range(0, len(share), batch_size):
             part = share[i : i + batch_size]
             t = torch.full((len(part),), level, device=x0.device)
-            sums[k] += model.loss(part, t, noise[i : i + batch_size]).sum()
+            there = model.at(None if z is None else heights[i : i + batch_size])
+            sums[k] += there.loss(part, t, noise[i : i + batch_size]).sum()
     if accelerator:
         sums = accelerator.reduce(sums, "sum")
     return dict(zip(levels, (sums / len(x0)).tolist()))
@@ -238,8 +240,8 @@ class _Loss(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x0, t, eps):
-        return self.model.loss(x0, t, eps)
+    def forward(self, x0, t, eps, z=None):
+        return self.model.at(z).loss(x0, t, eps)
 
 
 @patch
@@ -333,6 +335,7 @@ def resume(self: Training):
 def train_step(
     self: Training,
     images: torch.Tensor,  # all training slices [N,1,H,W], preferably on the device
+    z: torch.Tensor | None = None,  # their heights in mm [N], for a model of several planes
 ) -> torch.Tensor:  # mean loss of the step, on the device
     "One optimiser step on a batch, its levels and its noise, all drawn here."
     s, model = self.settings, self.model
@@ -343,7 +346,8 @@ def train_step(
     eps = model.sample_noise(x0, [generator] * len(x0))
     mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
     x0, t, eps = (v[mine].to(self.accelerator.device) for v in (x0, t, eps))
-    loss = (self.network(x0, t, eps) * self.level_weight[t]).mean()
+    heights = None if z is None else z[batch.cpu()][mine]
+    loss = (self.network(x0, t, eps, heights) * self.level_weight[t]).mean()
     for group in self.optimizer.param_groups:
         group["lr"] = s.learning_rate * rate_factor(s, self.step)
     self.optimizer.zero_grad()
@@ -361,11 +365,13 @@ def capture(self: Training, images: torch.Tensor):
     "Record the network's passes as CUDA graphs, if one GPU trains it."
     if self.accelerator.device.type != "cuda" or self.accelerator.num_processes > 1:
         return
-    x = torch.zeros(self.settings.batch_size, *images.shape[1:], device=images.device)
-    t = torch.zeros(len(x), dtype=torch.long, device=images.device)
+    n, shape = self.settings.batch_size, (images.shape[1], *self.model.seen_size(images))
+    given = torch.zeros(n, *shape, device=images.device), torch.zeros(n, dtype=torch.long, device=images.device)
+    if self.model.planes:
+        given += (torch.zeros(n, device=images.device),)
     bfloat16 = self.model.precision == "bfloat16"
     with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
-        torch.cuda.make_graphed_callables(self.model.unet, (x, t))  # in place
+        torch.cuda.make_graphed_callables(self.model.unet, given)  # in place
 
 # %% ../nbs/07_train.ipynb #8849602a
 @contextlib.contextmanager
@@ -416,10 +422,11 @@ def validate(
     self: Training,
     images: torch.Tensor,  # held-out slices [N,1,H,W]
     meta: dict,  # goes into the header of the weights
+    z: torch.Tensor | None = None,  # heights of the slices in mm [N]
 ) -> dict:  # row of the log
     "Validate the averaged weights, and store them if they are the best."
     self.check_finite()
-    losses = validation_loss(self.average, images, self.accelerator, min_level=self.settings.min_level)
+    losses = validation_loss(self.average, images, self.accelerator, min_level=self.settings.min_level, z=z)
     train_loss = self.accelerator.reduce(torch.stack(self.losses).mean(), "mean").item()
     self.losses = []
     mean = sum(losses.values()) / len(losses)
@@ -440,6 +447,18 @@ def _content(images):
     return hashlib.sha256(images.detach().cpu().contiguous().numpy()).hexdigest()[:16]
 
 
+def _check_heights(model, *sets_and_heights):
+    "Refuse a model of several planes without heights, and heights without such a model."
+    *sets, heights = sets_and_heights
+    for images, z in zip(sets, heights):
+        if (z is None) == bool(model.planes) or z is not None and len(z) != len(images):
+            needed = f"{len(images)} heights, one per slice" if model.planes else "no heights: it knows one plane"
+            raise ValueError(
+                f"{'no' if z is None else len(z)} heights of {len(images)} slices: the model takes {needed}"
+            )
+        model.at(z)
+
+
 def _open_training(model, settings, out_dir, accelerator, overwrite, basis):
     "A training that goes on where it was stopped."
     if overwrite and accelerator.is_main_process:
@@ -451,7 +470,7 @@ def _open_training(model, settings, out_dir, accelerator, overwrite, basis):
     return training
 
 
-def _run(training, images, held_out, meta, log, on_validation, progress):
+def _run(training, images, held_out, heights, meta, log, on_validation, progress):
     "The steps that are left, with a validation and a checkpoint now and then."
     settings, main = training.settings, training.accelerator.is_main_process
     rows = [row for row in read_log(training.out_dir) if row["step"] <= training.step]
@@ -459,11 +478,11 @@ def _run(training, images, held_out, meta, log, on_validation, progress):
         while training.step < settings.steps and training.stale < settings.patience:
             stop = min(settings.steps, (training.step // settings.validate_every + 1) * settings.validate_every)
             while training.step < stop:
-                training.train_step(images)
+                training.train_step(images, heights[0])
                 bar.update()
                 if training.step < stop and training.step % settings.checkpoint_every == 0:
                     training.save()
-            rows.append(training.validate(held_out, meta))
+            rows.append(training.validate(held_out, meta, heights[1]))
             bar.set_postfix(validation=f"{rows[-1]['validation_loss']:.4f}")
             if main:
                 write_log(training.out_dir, rows)
@@ -483,14 +502,18 @@ def fit(
     on_validation: Callable | None = None,  # called with (averaged DDPM, rows of the log)
     progress: bool = True,  # show a bar
     overwrite: bool = False,  # start anew, whatever is in the folder
+    heights: tuple = (None, None),  # of both sets of slices, in mm [N], for a model of several planes
     **facts,  # data set, split and what else to store in the header of the weights
 ) -> Path:  # best.safetensors
     "The best weights of a training on healthy slices, which starts or resumes here."
     images = check_images(train_images, "training slices")
     held_out = check_images(validation_images, "validation slices")
+    _check_heights(model, images, held_out, heights)
     for part in (images, held_out):
         model.seen_size(part)  # refuses what the network cannot take
     basis = dict(train=_content(images), validation=_content(held_out), start=facts.get("start"))
+    if model.planes:
+        basis["heights"] = [_content(z) for z in heights]
     start_together(cpu=not torch.cuda.is_available())
     accelerator, out_dir = Accelerator(cpu=not torch.cuda.is_available()), Path(out_dir)
     images, held_out = images.to(accelerator.device), held_out.to(accelerator.device)
@@ -499,7 +522,7 @@ def fit(
         training = _open_training(model, settings, out_dir, accelerator, overwrite, basis)
         training.capture(images)
         with tracker(wandb_mode if accelerator.is_main_process else "disabled", meta, out_dir) as log:
-            _run(training, images, held_out, meta, log, on_validation, progress)
+            _run(training, images, held_out, heights, meta, log, on_validation, progress)
         if accelerator.is_main_process:
             training.check_best()
         accelerator.wait_for_everyone()  # the weights are there, whichever process asks
@@ -520,6 +543,7 @@ def new_ddpm(
     start: str = "",  # weights to start from (bundled name or path); empty: from scratch
     seed: int = 0,  # of the initial weights
     channels: int = 1,  # of the images; with `start`, its own
+    planes: tuple | None = None,  # lowest and highest z in mm, to train on several planes
     **known,  # noise_type, prediction, max_level, precision, schedule of `DDPM`
 ) -> DDPM:
     "An untrained model, or a copy of a trained one to train further."
@@ -527,10 +551,14 @@ def new_ddpm(
         raise ValueError(f"network {network!r}: choose one of {', '.join(NETWORKS)}")
     torch.manual_seed(seed)
     if not start:
-        return DDPM(UNet(in_channels=channels, out_channels=channels, **NETWORKS[network]), **known)
+        shape = dict(in_channels=channels, out_channels=channels, planes=planes)
+        return DDPM(UNet(**NETWORKS[network] | shape), **known)
     ready = load_ddpm(start)[0]  # its parameters are frozen
-    unet = UNet(**ready.unet.config)
-    unet.load_state_dict(ready.unet.state_dict())
+    if ready.planes and not planes:
+        raise ValueError(f"{start}: weights of several planes, but the slices say no heights; prepare them by --planes")
+    config = ready.unet.config if ready.planes or not planes else ready.unet.config | dict(planes=planes)
+    unet = UNet(**config)
+    unet.load_state_dict(unet.state_dict() | ready.unet.state_dict())
     return DDPM(unet, **known | dict(schedule=known.get("schedule") or ready.schedule))
 
 # %% ../nbs/07_train.ipynb #eaf43052
@@ -569,7 +597,19 @@ def training_sets(
         for s in (train, held_out)
     ]
     name = f"{'SIMULATED ' if train.simulated else ''}{train.name}"
-    return train, held_out, f"{name}: {counts[0]} to train on, {counts[1]} to validate on ({how})"
+    planes = plane_range((train, held_out))
+    told = f"; planes from z = {planes[0]:+g} to {planes[1]:+g} mm, whose height the network is told" if planes else ""
+    return train, held_out, f"{name}: {counts[0]} to train on, {counts[1]} to validate on ({how}){told}"
+
+
+def plane_range(
+    sets: tuple,  # of `training_sets`
+) -> tuple | None:  # lowest and highest z in mm; None: one plane
+    "The planes of the slices to train on, for `new_ddpm`."
+    heights = [data.heights() for data in sets[:2]]
+    if (heights[0] is None) != (heights[1] is None):
+        raise ValueError(f"{sets[heights[0] is not None].root}: slices of one plane, and of several in the other set")
+    return None if heights[0] is None else (heights[0].min().item(), heights[0].max().item())
 
 
 def _write_split(out_dir, train: SliceDataset, held_out: SliceDataset):
@@ -600,4 +640,5 @@ def train(
         validation=held_out.fingerprint,
         start=start or "scratch",
     )
-    return fit(model, train.images(), held_out.images(), settings, out_dir, **options, **facts)
+    heights = train.heights(), held_out.heights()
+    return fit(model, train.images(), held_out.images(), settings, out_dir, heights=heights, **options, **facts)

@@ -43,11 +43,10 @@ from .clusters import COLUMNS, read_clusters
 from .plan import OFF_LEVEL, check_choices, find_anomalies, make_plan
 from autoddpm.scans.preprocess import (
     BOUNDS,
-    MNI_AFFINE,
+    head_planes,
     preprocess,
     read_dicom,
     read_volume,
-    scale_head,
     slice_likeness,
     suspicions,
 )
@@ -165,33 +164,16 @@ def _ready_slice(scan):
     )
 
 
-def _planes(prepared, levels):
-    "Level -> (plane, slice), of the levels at which there is a head."
-    planes = {}
-    for z in levels:
-        if z == LEVEL:
-            planes[z] = (prepared.plane, prepared.slice)
-            continue
-        try:
-            plane, _, _ = scale_head(np.asarray(prepared.volume.dataobj)[:, :, z - int(MNI_AFFINE[2, 3])].T[::-1])
-        except ValueError:
-            continue  # no head at this height
-        planes[z] = (plane, scale_slice(plane))
-    if not planes:
-        raise ValueError("no head in any of the slices asked for")
-    return planes
-
-
 def _ready_volume(scan, levels, in_mni, tell):
     "A volume, down to its planes."
     tell("reading")
     volume = read_dicom(list(map(str, _files(scan))), str(scan.path)) if scan.series else None
     prepared = preprocess(scan.path if volume is None else volume, in_mni=in_mni, tell=tell)
-    planes, header = _planes(prepared, levels), read_header(scan.path) if volume is None else None
+    planes, header = head_planes(prepared, levels), read_header(scan.path) if volume is None else None
     thousandths = np.asarray(prepared.volume.dataobj) * (1000 / prepared.facts["top"])
     return Ready(
-        {z: np.ascontiguousarray(p, dtype=np.float32) for z, (p, _) in planes.items()},
-        np.stack([s.numpy() for _, s in planes.values()]),
+        {z: np.ascontiguousarray(p, dtype=np.float32) for z, p in planes.items()},
+        np.stack([scale_slice(p).numpy() for p in planes.values()]),
         prepared.registration,
         volume.shape if header is None else header.get_data_shape(),
         volume.affine if header is None else affine_mm(header),
@@ -456,7 +438,9 @@ def _counted(plan, slices, batch_size, tell):
 def _find(taken, plan, batch_size):
     "The images of each scan, or an error; a batch that fails is tried scan by scan."
     try:
-        images = find_anomalies(plan, torch.from_numpy(np.concatenate([r.slices for _, r in taken])), batch_size)
+        slices = torch.from_numpy(np.concatenate([r.slices for _, r in taken]))
+        heights = [LEVEL if level is None else level for _, r in taken for level in r.planes]
+        images = find_anomalies(plan, slices, batch_size, heights)
     except Exception as error:
         return [error] if len(taken) == 1 else [found for one in taken for found in _find([one], plan, batch_size)]
     ends = np.cumsum([len(ready.slices) for _, ready in taken])
@@ -563,10 +547,10 @@ def detect_scans(
     out: Path,  # folder of the results, one folder per scan; made if missing
     weights: str = "",  # bundled name, .safetensors path, or the authors' .pt; "": those of the chain
     chain: str | dict = "",  # "best", a name in `CHAINS`, or keywords of `autoddpm_settings`; "": as the weights allow
-    slices: str = "mid",  # "mid", "all", or millimetres: "10,23,40"
+    slices: str = "mid",  # "mid", "all", START:STOP:STEP, or millimetres: "10,23,40"
     device: str = "cpu",  # "cpu", "cuda", "cuda:1", ...
     seeds: int = 1,  # maps of so many seeds are averaged
-    batch_size: int = 0,  # slices at a time; 0: one scan on a CPU, 16 slices elsewhere
+    batch_size: int = 0,  # slices at a time; 0: one scan, at most 16 slices, on a CPU; 16 slices elsewhere
     in_mni: bool | None = None,  # volumes lie in MNI space; None: as header or name say
     workers: int = 0,  # processes that preprocess; 0: this one
     progress: bool = True,
@@ -575,6 +559,7 @@ def detect_scans(
     overwrite: bool = False,  # replace results of other settings
     check: bool = False,  # see from their content, not from size and time, whether scans have changed
     slab: float = 0.0,  # mm of the scan that a plane fills at least; 0: the voxels that it crosses
+    precision: str = "float32",  # of the network: "float32" or "bfloat16"
     participants: list = (),  # labels in a BIDS data set; empty: all. Other runs may work on the others meanwhile
     sessions: list = (),  # likewise
 ) -> pd.DataFrame:  # one row per scan; `attrs["passed_over"]` counts what was no scan by its name or content
@@ -582,12 +567,12 @@ def detect_scans(
     state = start_together(device == "cpu")
     if device == "cuda" and state.num_processes > 1:
         device = str(state.device)
-    plan, out = make_plan(weights, chain, slices, device, seeds, in_mni, threshold, known, slab), Path(out)
-    if plan.levels != [LEVEL] and state.is_main_process:
+    plan, out = make_plan(weights, chain, slices, device, seeds, in_mni, threshold, known, slab, precision), Path(out)
+    if OFF_LEVEL in plan.notes and state.is_main_process:
         warnings.warn(OFF_LEVEL, stacklevel=2)
     if plan.uncalibrated and isinstance(chain, str) and state.is_main_process:
         warnings.warn(plan.uncalibrated, stacklevel=2)
-    batch_size = batch_size or (len(plan.levels) if device == "cpu" else 16)
+    batch_size = batch_size or (min(16, len(plan.levels)) if device == "cpu" else 16)
     each = max(1, batch_size // len(plan.levels))  # scans
     facts = provenance(**plan.shown, notes=plan.notes)
     cohort = list_cohort([paths] if isinstance(paths, (str, Path)) else paths, out, participants, sessions)

@@ -12,10 +12,11 @@ import os
 import warnings
 from pathlib import Path
 
-from ..calibrate import calibrate_with_maps, write_calibration
+from ..calibrate import calibrate_with_maps, even_maps, write_calibration
 from ..config import PAPER, progress_bar, sha256, weights_root
 from ..data import SliceDataset, healthy_slices, load_dataset
 from ..ddpm import find_weights
+from ..detect import plane_thresholds
 from .plan import choose_detector, write_healthy_scores
 from ..unet import load_checkpoint
 
@@ -45,13 +46,13 @@ def _calls(model, bar):
     return model.unet.register_forward_hook(lambda unet, given, output: bar.update(len(output)) and None)
 
 
-def _calibrate(detector, images, valid, settings, batch_size, progress):
+def _calibrate(detector, images, valid, settings, batch_size, progress, planes):
     "`calibrate` under one bar."
     calls = detector.calls(detector.stage_settings(**settings))
     with progress_bar(calls * len(images), desc="thresholds", unit="call", disable=not progress) as bar:
         hooks = [_calls(model, bar) for model in detector.networks]
         try:
-            return calibrate_with_maps(detector, images, 0, batch_size, False, valid, settings)
+            return calibrate_with_maps(detector, images, 0, batch_size, False, valid, planes, settings)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -69,6 +70,21 @@ def _own_file(weights):
     return path
 
 
+def _planes(model, data):
+    "Heights and subjects of slices, for weights of several planes."
+    z = data.heights()
+    if (z is None) == bool(model.planes):
+        wanted = "several planes, made by prepare --planes" if model.planes else "one plane, made by prepare"
+        raise ValueError(f"{data.root}: the weights {model.name} take slices of {wanted}")
+    return None if z is None else (z, data.subjects)
+
+
+def _volume_scores(maps, z, subjects, thresholds):
+    "The highest value of each subject, as `find_anomalies` evens the planes."
+    highest = even_maps(maps, z, thresholds).flatten(1).amax(1).tolist()
+    return [max(h for h, s in zip(highest, subjects) if s == name) for name in dict.fromkeys(subjects)]
+
+
 def calibrate_weights(
     weights: str,  # file, not a bundled one
     healthy: Path,  # folder of healthy slices, or what `autoddpm prepare` made
@@ -84,22 +100,27 @@ def calibrate_weights(
     data = unseen_slices(found, path)
     detector, settings, _ = choose_detector(str(path), chain, device)
     target = detector.stage_settings(**settings).get("healthy_fpr", PAPER.healthy_fpr)
-    if len(data) < (needed := slices_needed(min(target, PAPER.healthy_fpr))):
+    planes = _planes(detector.model, data)
+    have, what = (len(set(data.subjects)), "subjects") if planes else (len(data), "slices")
+    if have < (needed := slices_needed(min(target, PAPER.healthy_fpr))):
         seen = f", {len(found) - len(data)} more were trained on" if len(data) < len(found) else ""
         raise ValueError(
-            f"{healthy}: {len(data)} healthy slices{seen}; a threshold at {100 * target:g} % takes {needed} at least"
+            f"{healthy}: {have} healthy {what}{seen}; a threshold at {100 * target:g} % takes {needed} at least"
         )
-    if len(data) < 2 * needed:
+    if have < 2 * needed:
         warnings.warn(
-            f"{len(data)} healthy slices: with so few, a threshold keeps its promise by marking next to nothing; "
+            f"{have} healthy {what}: with so few, a threshold keeps its promise by marking next to nothing; "
             "100 or more come near the share that is allowed",
             stacklevel=2,
         )
     images = data.images()
     valid = None if kind == "images" else "head"
-    entries, maps = _calibrate(detector, images, valid, settings, batch_size, progress)
+    entries, maps = _calibrate(detector, images, valid, settings, batch_size, progress, planes)
     facts = dict(dataset=data.name, fingerprint=data.fingerprint, subjects=len(set(data.subjects)))
     file = write_calibration(str(path), entries, **facts)
-    record = entries[-1]["settings"] | dict(seeds=1)
-    write_healthy_scores(str(path), record, maps.flatten(1).amax(1), "given to autoddpm calibrate")
+    record, scores = entries[-1]["settings"] | dict(seeds=1), maps.flatten(1).amax(1)
+    if planes:
+        record |= dict(volume=True)
+        scores = _volume_scores(maps, *planes, plane_thresholds(entries, "map", entries[-1]["settings"]))
+    write_healthy_scores(str(path), record, scores, "given to autoddpm calibrate")
     return file, entries

@@ -8,6 +8,7 @@ __all__ = ['OFF_LEVEL', 'THICKEST', 'parse_levels', 'Plan', 'check_choices', 'ch
 
 # %% ../../nbs/scans/plan.ipynb #350ee644
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..calibrate import even_maps
 from ..config import PAPER, check_whole, progress_bar, provenance, sha256, write_json
 from ..ddpm import find_weights, load_ddpm
 from ..dependencies import module_hashes
-from ..detect import CHAINS, AutoDDPM, chain_settings, find_threshold, plain_settings
+from ..detect import CHAINS, AutoDDPM, chain_settings, find_threshold, plain_settings, plane_thresholds
 from ..find import short_hash
 from ..maps import CoarseAutoDDPM
-from .preprocess import MNI_AFFINE, MNI_SHAPE, mni_template
+from .preprocess import MNI_AFFINE, MNI_SHAPE, mni_template, parse_planes
 from .writing import LEVEL, STAGES, Calibrated, read_json
 
 # %% ../../nbs/scans/plan.ipynb #45b85b18
@@ -33,18 +35,31 @@ OFF_LEVEL = (
 
 
 def parse_levels(
-    text: str,  # "mid", "all", or millimetres: "10,23,40"
+    text: str,  # "mid", "all", START:STOP:STEP, or millimetres: "10,23,40"
+    planes: tuple | None = None,  # lowest and highest z that the weights know; None: they know one plane
 ) -> list:  # z in mm, rising
     "Levels to look at."
+    if planes is not None:
+        known = list(range(math.ceil(planes[0]), math.floor(planes[1]) + 1))
+        levels = known if text == "all" else parse_levels(text)
+        if strange := [z for z in levels if z not in known]:
+            raise ValueError(
+                f"slices {text!r}: z = {strange[0]:+d} mm; the weights know {known[0]:+d} to {known[-1]:+d}"
+            )
+        return levels
     if text == "mid":
         return [LEVEL]
+    if ":" in text:
+        return parse_planes(text)
     if text == "all":
         area = (np.asarray(mni_template().dataobj) > 0.2).sum((0, 1))  # mm2 of brain in each plane
         return [int(k + MNI_AFFINE[2, 3]) for k in np.flatnonzero(area >= 5000)]
     low, high = int(MNI_AFFINE[2, 3]), int(MNI_AFFINE[2, 3]) + MNI_SHAPE[2] - 1
     words = [w.strip() for w in str(text).split(",")]
     if not all(re.fullmatch(r"[+-]?\d+", w) and low <= int(w) <= high for w in words):
-        raise ValueError(f"slices {text!r}: give mid, all, or whole millimetres from {low} to {high}, as in 10,23,40")
+        raise ValueError(
+            f"slices {text!r}: give mid, all, START:STOP:STEP, or whole mm from {low} to {high}, as in 10,23,40"
+        )
     return sorted({int(w) for w in words})
 
 # %% ../../nbs/scans/plan.ipynb #365a9048
@@ -53,7 +68,7 @@ def _code():
     return module_hashes("autoddpm.scans.batch")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Plan(Calibrated):
     "Everything that the results depend on besides the scans."
 
@@ -67,6 +82,7 @@ class Plan(Calibrated):
     slab: float = 0.0  # mm of the scan that a plane fills at least
     notes: list = field(default_factory=list)
     uncalibrated: str = ""  # what is done for want of a calibration
+    planes: dict = field(default_factory=dict)  # z in mm -> threshold of the map, for weights of several planes
 
     @property
     def shown(self) -> dict:
@@ -78,6 +94,7 @@ class Plan(Calibrated):
     def request(self) -> str:
         "Hash of it all."
         chosen = [self.record, self.levels, self.seeds, self.in_mni, self.slab, self.threshold, self.healthy]
+        chosen += [self.planes] if self.planes else []
         return short_hash(json.dumps([*chosen, self.detector.identity, _code()], sort_keys=True, default=str))
 
 
@@ -117,7 +134,7 @@ def _uncalibrated(calibrated, weights, chain):
     )
 
 
-def _notes(calibrated, levels, seeds, by_hand=False):
+def _notes(calibrated, levels, seeds, by_hand=False, tall=False):
     "What a reader of the results has to know."
     several = f"Maps are means over {seeds} seeds; the threshold was calibrated on single maps."
     no_scores = (
@@ -130,7 +147,7 @@ def _notes(calibrated, levels, seeds, by_hand=False):
         _BY_HAND: by_hand,
         several: calibrated.threshold is not None and not by_hand and seeds > 1,
         no_scores: not calibrated.healthy,
-        OFF_LEVEL: levels != [LEVEL],
+        OFF_LEVEL: levels != [LEVEL] and not tall,
     }
     return [note for note, applies in said.items() if applies]
 
@@ -173,6 +190,7 @@ def choose_detector(
     chain: str | dict,  # "best", a name in `CHAINS`, or keywords of `autoddpm_settings`; "": as the weights allow
     device: str,
     known: dict | None = None,  # what the file of the weights does not say, as in `load_checkpoint`
+    precision: str = "float32",  # of the network: "float32" or "bfloat16"
 ) -> tuple:  # (detector, keywords of its `detect`, name of its weights)
     "AutoDDPM with coarse noise for the chain `best`, and the paper's form for all others."
     known = known or {}
@@ -180,11 +198,13 @@ def choose_detector(
         chain = "best" if not weights or load_ddpm(weights, **known)[0].noise_type != "gaussian" else "tuned"
     if chain == "best":
         weights = weights or "ixi-simplex"
-        return CoarseAutoDDPM.from_pretrained(weights, device=device, **known), {}, weights
+        # weights of several planes repair with themselves: the bundled ones know one plane
+        repair = weights if load_ddpm(weights, **known)[0].planes else "ixi"
+        return CoarseAutoDDPM.from_pretrained(weights, repair, device, precision, **known), {}, weights
     _check_chain(chain)
     weights = weights or "ixi"
     settings = chain_settings(chain) if isinstance(chain, str) else chain
-    return AutoDDPM.from_pretrained(weights, device, **known), settings, weights
+    return AutoDDPM.from_pretrained(weights, device, precision, **known), settings, weights
 
 
 def make_plan(
@@ -197,18 +217,22 @@ def make_plan(
     threshold: float | None = None,  # of the map, for the mask that is written; None: the calibrated one
     known: dict | None = None,  # as in `choose_detector`
     slab: float = 0.0,  # mm of the scan that a plane fills at least; 0: the voxels that it crosses
+    precision: str = "float32",  # as in `choose_detector`
 ) -> Plan:
     "Load the weights and what was measured for them."
-    levels = check_choices(chain, slices, seeds, threshold, slab)
+    check_choices(chain, slices, seeds, threshold, slab)
     _check_device(device)
-    detector, settings, weights = choose_detector(weights, chain, device, known)
-    s = detector.stage_settings(**settings)
+    detector, settings, weights = choose_detector(weights, chain, device, known, precision)
+    s, tall = detector.stage_settings(**settings), detector.model.planes
     detector.check_images(torch.zeros(1, 1, PAPER.image_size, PAPER.image_size))  # a slice, as scans are brought to
+    levels = parse_levels(slices, tall)
     masking = detector.mask_threshold_or_p95(s)
     record = plain_settings(dict(detector.depends(s, masking), method=detector.method))
     by_hand = threshold is not None
     level = threshold if by_hand else _threshold(detector, "map", record)
-    measured = Calibrated(masking, level, read_healthy_scores(weights, record | dict(seeds=seeds)))
+    volume = tall is not None and levels == parse_levels("all", tall)
+    scored = record | dict(seeds=seeds) | (dict(volume=True) if volume else {})
+    measured = Calibrated(masking, level, read_healthy_scores(weights, scored), volume)
     return Plan(
         **vars(measured),
         detector=detector,
@@ -219,8 +243,9 @@ def make_plan(
         in_mni=in_mni,
         by_hand=by_hand,
         slab=float(slab),
-        notes=_notes(measured, levels, seeds, by_hand),
+        notes=_notes(measured, levels, seeds, by_hand, tall is not None),
         uncalibrated=_uncalibrated(measured, weights, chain),
+        planes={} if by_hand or level is None else plane_thresholds(detector.calibration, "map", record),
     )
 
 # %% ../../nbs/scans/plan.ipynb #b866003e
@@ -267,19 +292,18 @@ def find_anomalies(
     plan: Plan,
     images: torch.Tensor,  # [N,1,128,128]
     batch_size: int,
-) -> dict:  # stage -> [N,128,128], means over the seeds
+    z: list = (),  # heights in mm [N], for weights of several planes
+) -> dict:  # stage -> [N,128,128], means over the seeds; of several planes, one threshold of the map holds in all
     "All stages."
-    runs = [
-        plan.detector.detect(
-            images, seed=seed, masking_threshold=plan.masking, batch_size=batch_size, progress=False, **plan.settings
-        )
-        for seed in range(plan.seeds)
-    ]
-    return dict(scan=images[:, 0]) | {
+    settings = dict(masking_threshold=plan.masking, batch_size=batch_size, progress=False, **plan.settings)
+    settings |= {} if plan.detector.model.planes is None else dict(z=torch.tensor(z, dtype=torch.float32))
+    runs = [plan.detector.detect(images, seed=seed, **settings) for seed in range(plan.seeds)]
+    found = dict(scan=images[:, 0]) | {
         stage: torch.stack([getattr(d, stage).float() for d in runs]).mean(0)[:, 0].cpu()
         for stage in STAGES
         if stage != "scan"
     }
+    return found | (dict(anomaly_map=even_maps(found["anomaly_map"], z, plan.planes)) if plan.planes else {})
 
 
 def score_healthy(

@@ -47,9 +47,13 @@ from ..find import bare_name, dicom_series, find_scans, tell_passed, walk_folder
 from ..output import OutputError, alone, own_folder, remove, whole, write_table, writing
 from ..phantom import NATIVE_SHAPE, SLICE_AFFINE
 from ..processes import run_each
+from .card import LEVEL
 from autoddpm.scans.preprocess import (
     BOUNDS,
+    head_planes,
+    mask_planes,
     mni_template,
+    parse_planes,
     preprocess,
     read_dicom,
     slice_likeness,
@@ -256,20 +260,19 @@ def _is_flat(item):
     return item.source.lower().endswith((".npy", ".h5"))  # a slice, taken as it is
 
 
-def _paths(out, item):
-    "Where the results of an item, or of a row of the index, lie."
-    id, level = item.id, "" if _is_flat(item) else "_z23"
-    names = dict(
-        slice=f"slices/{id}{level}.nii.gz",
-        mask=f"slices/{id}{level}_mask.nii.gz",
-        quality=f"quality/{id}.png",
-        record=f"records/{id}.json",
+def _paths(out, item, levels):
+    "Where the results of an item lie: those of its planes, picture and record."
+    names = [item.id] if _is_flat(item) else [f"{item.id}_z{z}" for z in levels]
+    return dict(
+        slices=[out / "slices" / f"{name}.nii.gz" for name in names],
+        masks=[out / "slices" / f"{name}_mask.nii.gz" for name in names],
+        quality=out / "quality" / f"{item.id}.png",
+        record=out / "records" / f"{item.id}.json",
     )
-    return {key: out / name for key, name in names.items()}
 
 
 def _forget(paths):
-    for path in (paths["record"], *paths.values()):
+    for path in (paths["record"], paths["quality"], *paths["slices"], *paths["masks"]):
         path.unlink(missing_ok=True)
 
 
@@ -279,11 +282,11 @@ def _save(path, write):
         write(part)
 
 
-def _plane_image(plane):
+def _plane_image(plane, z=LEVEL):
     "A picture (anterior at the top, left at the left) as NIfTI."
-    image = nib.Nifti1Image(
-        np.ascontiguousarray(plane[::-1].T[..., None]), SLICE_AFFINE if plane.shape == NATIVE_SHAPE else np.eye(4)
-    )
+    affine = SLICE_AFFINE.copy() if plane.shape == NATIVE_SHAPE else np.eye(4)
+    affine[2, 3] = z if plane.shape == NATIVE_SHAPE else 0
+    image = nib.Nifti1Image(np.ascontiguousarray(plane[::-1].T[..., None]), affine)
     image.set_sform(image.affine, 4 if plane.shape == NATIVE_SHAPE else 2)
     return image
 
@@ -449,7 +452,16 @@ def _sides(item):
     return sides_of("fastmri" if item.source.endswith(".h5") else "folder")
 
 
-def _make(root, item, out, paths, digest):
+def _save_planes(paths, planes, masks):
+    "The slices of an item, and their masks if it has any: z -> picture, of the planes with a head."
+    for (z, plane), path, mask_path in zip(planes.items(), paths["slices"], paths["masks"]):
+        if plane is not None:
+            _save(path, lambda part, plane=plane, z=z: nib.save(_plane_image(plane, z), part))
+        if plane is not None and masks is not None:
+            _save(mask_path, lambda part, z=z: nib.save(_plane_image(masks[z].astype(np.uint8), z), part))
+
+
+def _make(root, item, out, paths, digest, levels):
     "Prepare one item and write the results; returns the record."
     record = dict(
         recipe=RECIPE,
@@ -462,11 +474,11 @@ def _make(root, item, out, paths, digest):
         in_mni=item.in_mni,
     )
     if _is_flat(item):
+        if levels != [LEVEL]:
+            raise ValueError(f"{root / item.source}: a slice, not a volume; prepare it without --planes")
         plane, mask, said = _read_flat(root, item)
         record |= said
-        if mask is not None:
-            _save(paths["mask"], lambda path: nib.save(_plane_image(mask.astype(np.uint8)), path))
-        _save(paths["slice"], lambda path: nib.save(_plane_image(plane), path))
+        _save_planes(paths, {LEVEL: plane}, None if mask is None else {LEVEL: mask})
         _save(
             paths["quality"],
             lambda path: _save_figure(
@@ -483,15 +495,15 @@ def _make(root, item, out, paths, digest):
             matrix=prepared.registration.matrix.tolist(),
             registered=bool(np.isfinite(prepared.registration.cost)),
             percentile=98,
+            levels=levels,
         )
-        if prepared.mask is not None:
-            _save(paths["mask"], lambda path: nib.save(_plane_image(prepared.mask.astype(np.uint8)), path))
-        _save(paths["slice"], lambda path: nib.save(_plane_image(prepared.plane), path))
+        planes = dict.fromkeys(levels) | head_planes(prepared, levels)
+        _save_planes(paths, planes, mask_planes(prepared, levels) if prepared.mask is not None else None)
         _save(
             paths["quality"], lambda path: _save_figure(draw_quality(prepared, f"{item.id}   {'; '.join(odd)}"), path)
         )
     versions = {name: importlib.metadata.version(name) for name in ("SimpleITK", "nilearn")}
-    made = [paths[kind] for kind in ("slice", "mask", "quality") if paths[kind].is_file()]
+    made = [path for path in (*paths["slices"], *paths["masks"], paths["quality"]) if path.is_file()]
     record = seal(provenance(**record, registration_packages=versions, files=sign_files(made)))
     _save(
         paths["record"],
@@ -500,19 +512,21 @@ def _make(root, item, out, paths, digest):
     return record
 
 
-def _finished(root, item, paths, digest):
+def _finished(root, item, paths, digest, levels):
     "The record of an item that needs no work."
     record = read_json(paths["record"]) or {}
     asked = dict(recipe=RECIPE, hash=digest, in_mni=item.in_mni, mask_hash=_mask_hash(root, item))
+    asked |= {} if _is_flat(item) else dict(levels=levels)
     if not is_sealed(record) or any(record.get(key) != value for key, value in asked.items()):
         return None
     kinds = dict(facts=dict, suspicions=list, files=dict)
     if not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
         return None
-    wanted = [kind for kind in ("slice", "mask", "quality") if kind != "mask" or item.mask or item.boxes]
-    complete = {paths[kind].name for kind in wanted} <= {*record["files"]}
-    signed = {kind: {k: v for k, v in record["files"].items() if k == paths[kind].name} for kind in wanted}
-    return record if complete and all(as_signed(paths[kind].parent, signed[kind]) for kind in wanted) else None
+    files, masked = record["files"], bool(item.mask or item.boxes)
+    pairs = [pair for pair in zip(paths["slices"], paths["masks"]) if pair[0].name in files]
+    wanted = [paths["quality"], *(path for slice, mask in pairs for path in (slice, mask)[: 1 + masked])]
+    there = all(p.name in files and as_signed(p.parent, {p.name: files[p.name]}) for p in wanted)
+    return record if pairs and there else None
 
 # %% ../../nbs/scans/prepare.ipynb #35c1f302
 COLUMNS = [
@@ -538,18 +552,19 @@ def prepare_item(
     item: Item,
     root: Path,
     out: Path,
+    levels: tuple = (LEVEL,),  # z of the planes in mm
 ) -> dict:  # row of the index
     "Prepare one scan, unless that is done; what is wrong with it becomes the reason in its row."
-    root, out = Path(root), Path(out)
-    paths, row = _paths(out, item), dict(id=item.id, source=item.source, part=item.part, mask=item.mask)
+    root, out, levels = Path(root), Path(out), list(levels)
+    paths, row = _paths(out, item, levels), dict(id=item.id, source=item.source, part=item.part, mask=item.mask)
     try:
         if item.problem:
             raise ValueError(item.problem)
         digest = _hash(root, item)
-        record = _finished(root, item, paths, digest)
+        record = _finished(root, item, paths, digest, levels)
         if record is None:
             _forget(paths)
-            record = _make(root, item, out, paths, digest)
+            record = _make(root, item, out, paths, digest, levels)
     except Exception as error:  # one scan must not end the run
         if isinstance(error, OutputError) and not error.only_here:
             raise  # of the disk, not of the scan
@@ -591,6 +606,15 @@ def _reason(row, font, width, lines=8):
     return "\n".join(shown if len(shown) <= lines else [*shown[: lines - 1], "..."])
 
 
+def _heights(out, id):
+    "The slices that were made of an item: name of the file -> z in mm."
+    found, heights = read_json(out / "records" / f"{id}.json") or {}, {}
+    for name in found.get("files", {}):
+        if height := re.fullmatch(rf"{re.escape(id)}(?:_z(-?\d+))?\.nii\.gz", name):
+            heights[name] = int(height[1] or LEVEL)
+    return heights
+
+
 def contact_sheet(
     table: pd.DataFrame,  # of `prepare`
     out: Path,
@@ -612,7 +636,9 @@ def contact_sheet(
             pen.rectangle((x + 4, y + 4, x + tile - 5, y + tile - 5), fill="#eeeeee")
             pen.multiline_text((x + 8, y + 8), _reason(row, font, tile - 16), font=font, fill=colour)
             continue
-        plane = np.asarray(nib.load(_paths(Path(out), row)["slice"]).dataobj)[..., 0].T[::-1]
+        heights = _heights(Path(out), row.id)
+        shown = Path(out) / "slices" / min(heights, key=lambda name: abs(heights[name] - LEVEL))
+        plane = np.asarray(nib.load(shown).dataobj)[..., 0].T[::-1]
         picture = Image.fromarray((255 * plane).round().astype(np.uint8))
         picture.thumbnail((tile - 8, tile - 8))
         mark_sides(picture, _sides(row))
@@ -639,39 +665,53 @@ def summary(
 # %% ../../nbs/scans/prepare.ipynb #a973f999
 def _write_splits(table, out):
     "For IXI: the authors' lists, of what is there."
-    here = {f"{id}_z23.png" for id in table.id[table.status != "skipped"]}
+    here = {f"{id}_z23.png": list(_heights(out, id)) for id in table.id[table.status != "skipped"]}
     for path in sorted((repo_root() / "data" / "splits").glob("ixi_*.csv")):
-        names = [name.replace(".png", ".nii.gz") for name in dict.fromkeys(pd.read_csv(path).filename) if name in here]
+        names = [name for listed in dict.fromkeys(pd.read_csv(path).filename) for name in here.get(listed, [])]
         with whole(out / f"{path.stem.removeprefix('ixi_')}.csv", out / ".aside") as part:
             pd.DataFrame(dict(filename=names)).to_csv(part, index=False)
 
 
-def _lost(item, root, out):
+def _write_heights(table, out, levels):
+    "Which slice lies how high; a single plane needs no table."
+    if levels == [LEVEL]:
+        return
+    rows = sorted(pair for id in table.id[table.status != "skipped"] for pair in _heights(out, id).items())
+    write_table(pd.DataFrame(rows, columns=["path", "z"]), out / "slices" / "planes.csv", out / ".aside")
+
+
+def _lost(item, root, out, levels):
     "The row of an item that ended its process."
     row = dict(id=item.id, source=item.source, part=item.part, mask=item.mask)
     return row | dict(status="skipped", reason="reading it ended the process (out of memory?)")
 
 
-def _make_room(kind, out, overwrite):
-    "Refuse to mix slices of several kinds of data set in one folder, or remove those of another kind."
+def _told_planes(levels):
+    return f"{len(levels)} from z = {levels[0]:+d} to {levels[-1]:+d} mm"
+
+
+def _make_room(kind, levels, out, overwrite):
+    "Refuse to mix slices of several kinds of data set, or of several choices of planes, or remove the others."
     for folder in ("slices", "quality", "records"):
         if (out / folder).is_symlink():
             raise OutputError(f"{out / folder}: a link, and results are not written through links; remove it")
-    there = (read_json(out / "run.json") or {}).get("kind", kind)
-    if there != kind and not overwrite:
-        raise ValueError(
-            f"{out}: holds slices of another kind of data set ({there} there, {kind} now); "
-            "choose another folder, or replace them by --overwrite"
-        )
-    if there != kind:
+    run = read_json(out / "run.json")
+    there, planes = (run.get("kind", kind), run.get("levels", [LEVEL])) if run else (kind, levels)
+    differ = [f"another kind of data set ({there} there, {kind} now)"] * (there != kind)
+    differ += [f"other planes ({_told_planes(planes)} there, {_told_planes(levels)} now)"] * (planes != levels)
+    if differ and not overwrite:
+        told = "choose another folder, or replace them by --overwrite"
+        raise ValueError(f"{out}: holds slices of {' and '.join(differ)}; {told}")
+    if differ:
+        remove(out / "slices" / "planes.csv")
         for record in (out / "records").glob("*.json"):
-            for level in ("", "_z23"):
+            for level in ("", *(f"_z{z}" for z in planes)):
                 for mask in ("", "_mask"):
                     remove(out / "slices" / f"{record.stem}{level}{mask}.nii.gz")
             remove(out / "quality" / f"{record.stem}.png")
             remove(record)
     remove(out / ".aside")  # of a run that was killed
-    write_json(out / "run.json", dict(kind=kind))
+    write_json(out / "run.json", dict(kind=kind, levels=levels))
 
 # %% ../../nbs/scans/prepare.ipynb #48a198de
 def prepare(
@@ -680,18 +720,22 @@ def prepare(
     out: Path,  # what is made goes here; run again to go on
     workers: int = 0,  # processes, each some 2 GB; 0: this one
     progress: bool = True,
-    overwrite: bool = False,  # replace slices of another kind of data set
+    overwrite: bool = False,  # replace slices of another kind of data set, or of other planes
+    planes: str = "",  # START:STOP:STEP in mm of MNI z; "": z = +23 mm
 ) -> pd.DataFrame:  # one row per item, with the columns of `COLUMNS`, as in out/index.csv; `attrs["passed_over"]`
     "From raw scans to slices."
     root, out = Path(root).expanduser(), Path(out).expanduser()
     if workers < 0:
         raise ValueError(f"{workers} workers; give 0 or more")
+    if planes and kind == "fastmri":
+        raise ValueError("planes: fastMRI has slices, no volumes; leave --planes out")
+    levels = parse_planes(planes) if planes else [LEVEL]
     if root.resolve() == out.resolve():
         raise ValueError(f"{out}: raw scans lie there; choose another folder for what is made")
     items, passed = list_items(kind, root, out)
     with alone(out):
-        _make_room(kind, out, overwrite)
-        rows = run_each(prepare_item, ((item, root, out) for item in items), workers, _lost)
+        _make_room(kind, levels, out, overwrite)
+        rows = run_each(prepare_item, ((item, root, out, levels) for item in items), workers, _lost)
         with progress_bar(len(items), desc="prepare", unit="scan", disable=not progress) as bar:
             table = []
             for row in rows:
@@ -702,6 +746,7 @@ def prepare(
         write_table(table, out / "index.csv", out / ".aside")
         with whole(out / "contact.png", out / ".aside") as part:
             contact_sheet(table, out).save(part)
+        _write_heights(table, out, levels)
         if kind == "ixi":
             _write_splits(table, out)
         remove(out / ".aside")

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['MNI_SHAPE', 'MNI_AFFINE', 'BOUNDS', 'read_dicom', 'read_volume', 'mni_template', 'head_template', 'correct_bias',
            'Registration', 'register', 'to_mni', 'to_scan', 'head_region', 'scale_head', 'slice_likeness', 'suspicions',
-           'Preprocessed', 'preprocess']
+           'Preprocessed', 'preprocess', 'parse_planes', 'head_planes', 'mask_planes']
 
 # %% ../../nbs/scans/preprocess.ipynb #f5736144
 import math
+import re
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -453,8 +454,14 @@ class Preprocessed:
     mask: np.ndarray | None  # bool [233,197]
     registration: Registration
     facts: dict  # cost, contrast, likeness, head_area (cm2), median, coverage, thickest_voxel (mm), top
+    mask_volume: nib.Nifti1Image | None = None  # [197,233,189] uint8 in MNI space
 
 # %% ../../nbs/scans/preprocess.ipynb #109225c2
+def _axial(volume, z=SLICE_AFFINE[2, 3]):
+    "A plane of a volume in MNI space as a picture."
+    return np.asarray(volume.dataobj)[:, :, int(z - MNI_AFFINE[2, 3])].T[::-1]
+
+
 def preprocess(
     path,  # NIfTI file, folder with one DICOM series, or a volume in memory
     mask=None,  # NIfTI file or volume on the scan's grid
@@ -479,13 +486,50 @@ def preprocess(
             tell("registration")
         registration = Registration.identity() if in_mni else register(even)
         placed = to_mni(even, registration)
-        plane, head, top = scale_head(np.asarray(placed.dataobj)[:, :, _AXIAL].T[::-1])
+        plane, head, top = scale_head(_axial(placed))
         slice = scale_slice(plane)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{where}: {str(error).strip().splitlines()[-1]}") from error
     if outline is not None:
-        outline = np.asarray(to_mni(outline, registration, order=0).dataobj)[:, :, _AXIAL].T[::-1] > 0
-        check_lesion(outline, plane, "mask" if drawn else str(mask))
+        outline = to_mni(outline, registration, order=0)
+        check_lesion(_axial(outline) > 0, plane, "mask" if drawn else str(mask))
+    facts = _facts(volume, placed, plane, head, top, slice, registration)
     return Preprocessed(
-        slice, plane, placed, outline, registration, _facts(volume, placed, plane, head, top, slice, registration)
+        slice, plane, placed, None if outline is None else _axial(outline) > 0, registration, facts, outline
     )
+
+# %% ../../nbs/scans/preprocess.ipynb #aef4d2f7
+def parse_planes(
+    text: str,  # "START:STOP:STEP" in mm of MNI z
+) -> list:  # z in mm, rising; STOP is one of them if a step leads there
+    "Several planes."
+    low, high = int(MNI_AFFINE[2, 3]), int(MNI_AFFINE[2, 3]) + MNI_SHAPE[2] - 1
+    numbers = re.fullmatch(r"([+-]?\d+):([+-]?\d+):(\d+)", text.replace(" ", ""))
+    start, stop, step = map(int, numbers.groups()) if numbers else (0, 0, 0)
+    if not step or not low <= start <= stop <= high:
+        raise ValueError(f"planes {text!r}: give START:STOP:STEP in whole mm from {low} to {high}, as in -20:60:2")
+    return list(range(start, stop + 1, step))
+
+
+def head_planes(
+    prepared: Preprocessed,
+    levels: list,  # z in mm
+) -> dict:  # z -> [233,197] float32 in [0,1]; only where there is a head
+    "Planes of a scan in MNI space, scaled as the one that the bundled weights know."
+    planes = {}
+    for z in levels:
+        with suppress(ValueError):  # no head at this height
+            plane, _, top = scale_head(_axial(prepared.volume, z))
+            if top > 0.2 * prepared.facts["top"]:  # else it is air
+                planes[z] = plane
+    if not planes:
+        raise ValueError("no head in any of the planes asked for")
+    return planes
+
+
+def mask_planes(
+    prepared: Preprocessed,  # with a mask
+    levels: list,  # z in mm
+) -> dict:  # z -> bool [233,197]
+    "The mask in these planes."
+    return {z: _axial(prepared.mask_volume, z) > 0 for z in levels}

@@ -59,6 +59,7 @@ class Calibrated:
     masking: float | str  # threshold of the likelihood, or "p95": the upper 5 % of each slice
     threshold: float | None  # of the map; None: not calibrated
     healthy: dict  # `scores` of healthy slices, rising, and where they are `from`; empty: not measured
+    volume: bool = False  # all planes are looked at by weights that know them: scores are those of volumes
 
 # %% ../../nbs/scans/writing.ipynb #47b4a2e4
 def enlarge(
@@ -449,7 +450,7 @@ def _clusters(ready, planes, measured):
     healthy = measured.healthy.get("scores", [])
     if ready.registration is not None:
         maps, masks = (_stack(planes[name]) for name in ("anomaly_map", "mask"))
-        level, matrix = LEVEL - min(ready.planes), ready.registration.matrix
+        level, matrix = None if measured.volume else LEVEL - min(ready.planes), ready.registration.matrix
         return find_clusters(np.asarray(maps.dataobj), np.asarray(masks.dataobj), maps.affine, matrix, healthy, level)
     maps, masks = (planes[name][None][::-1].T[..., None] for name in ("anomaly_map", "mask"))
     affine = np.eye(4) if ready.affine is None else _upright(ready)
@@ -458,10 +459,10 @@ def _clusters(ready, planes, measured):
     return find_clusters(maps, masks, affine, None, healthy, None, middle, ready.affine is not None)
 
 
-def _main_level(ready, scores):
+def _main_level(ready, scores, volume=False):
     "Where the score of a scan is read: the level that the weights know, else the highest."
     levels = list(ready.planes)
-    return levels.index(LEVEL) if LEVEL in levels else int(np.argmax(scores))
+    return levels.index(LEVEL) if LEVEL in levels and not volume else int(np.argmax(scores))
 
 
 def _draw(folder, ready, images, planes, main, measured):
@@ -484,11 +485,11 @@ def _draw(folder, ready, images, planes, main, measured):
 def _results(ready, images, heads, measured):
     "What the record says about the maps."
     scores = [float(m.max()) for m in images["anomaly_map"]]
-    main = _main_level(ready, scores)
+    main = _main_level(ready, scores, measured.volume)
     level, share = list(ready.planes)[main], None
     if measured.threshold is not None and heads.any():
         share = float((images["anomaly_map"][heads] > measured.threshold).float().mean())
-    healthy = measured.healthy.get("scores", []) if level in (LEVEL, None) else []
+    healthy = measured.healthy.get("scores", []) if measured.volume or level in (LEVEL, None) else []
     return main, dict(
         score=scores[main],
         level=level,
