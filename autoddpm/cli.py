@@ -455,7 +455,8 @@ def explore(
         str, _option("NAME", "First chain: best (the default), tuned, fast, balanced or paper, as in `detect`.")
     ] = "",
     dataset: Annotated[
-        str, _option("NAME", "Slices to choose from besides: simulated, atlas, ixi-strokes or folder.")
+        str,
+        _option("NAME", "Slices to choose from besides: simulated, atlas, ixi-strokes, folder, or images of any kind."),
     ] = "simulated",
     root: Annotated[
         Path | None, _option("DIR", "Folder of the data set, else its usual place.", callback=_there)
@@ -476,9 +477,10 @@ def explore(
     from autoddpm.widgets.explorer import Choice, Detectors
     from autoddpm.widgets.panel import Session, open_cohort
     from autoddpm.widgets.serve import serve
-    from autoddpm.widgets.sources import list_sources
+    from autoddpm.widgets.sources import list_pictures, list_sources
 
-    found, detectors = list_sources(scans or []), Detectors(weights, device)
+    find = list_pictures if dataset == "images" else list_sources
+    found, detectors = find(scans or []), Detectors(weights, device)
     cohort, about = open_cohort(dataset, data_root=str(root or ""))
     choice = Choice(chain or detectors.default)
 

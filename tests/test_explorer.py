@@ -52,7 +52,7 @@ def address(box):
         server = subprocess.Popen(command, cwd=box, env=env, stdout=said, stderr=subprocess.STDOUT)
         try:
             found = wait_for(
-                lambda: re.search(r"http://\S+", (box / "said.txt").read_text(encoding="utf-8")), 60, "no page"
+                lambda: re.search(r"http://\S+", (box / "said.txt").read_text(encoding="utf-8")), 180, "no page"
             )
             yield found[0]
         finally:
@@ -77,7 +77,7 @@ def opened(window, address):
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     page.on("request", lambda asked: None if is_local(asked.url) else wrong.append(asked.url))
     page.goto(address)
-    page.locator(IDLE).wait_for(timeout=60_000)
+    page.locator(IDLE).wait_for(timeout=120_000)
     yield page, wrong
     context.close()
 
@@ -112,8 +112,8 @@ def answered(page, act, state: str = "idle"):
     "Do something, and wait for the answer to the request that follows."
     before = number(page)
     act()
-    wait_for(lambda: number(page) > before, 60, "no answer", pause=0.02)
-    page.locator(f".autoddpm[data-state={state}]").wait_for(timeout=60_000)
+    wait_for(lambda: number(page) > before, 120, "no answer", pause=0.02)
+    page.locator(f".autoddpm[data-state={state}]").wait_for(timeout=120_000)
 
 
 def slide(page, name: str, value):
@@ -292,6 +292,24 @@ def test_what_is_copied_runs_and_gives_the_same_score(page, box):
     assert round(json.loads(record.read_text(encoding="utf-8"))["score"], 3) == shown
 
 
+def test_the_command_finds_a_drawn_lesion_in_the_files(page, box):
+    choose(page, "healthy")
+    page.get_by_role("button", name="Click", exact=True).click()
+    answered(page, lambda: page.mouse.click(*at(page, 45, 60)))
+    open_fold(page, "Take away")
+    shown, command = score(page), clipboard(page, "command")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Files (NIfTI, JSON)").click()
+    folder = box / "drawn"
+    with zipfile.ZipFile(saved.value.path()) as archive:
+        archive.extractall(folder)
+    assert "scaled anew" in command
+    words = shlex.split(command, comments=True)
+    subprocess.run([*AUTODDPM, *words[1:]], cwd=folder, env=environment(), check=True, capture_output=True)
+    (record,) = (folder / "found").glob("*/provenance.json")
+    assert abs(json.loads(record.read_text(encoding="utf-8"))["score"] - shown) < 0.1 * shown
+
+
 def test_files_and_picture_are_saved(page, box):
     open_fold(page, "Take away")
     with page.expect_download() as saved:
@@ -349,9 +367,30 @@ def test_fingers_zoom_and_paint(window, address):
     context = window.new_context(viewport=dict(width=768, height=1024), has_touch=True, is_mobile=True)
     page = context.new_page()
     page.goto(address)
-    page.locator(IDLE).wait_for(timeout=60_000)
+    page.locator(IDLE).wait_for(timeout=120_000)
     choose(page, "healthy")
-    healthy = score(page)
+    healthy, whole, touch = score(page), pixels(page, "map"), context.new_cdp_session(page)
+
+    def move(*fingers):  # each the places that it comes by
+        for k, places in enumerate(zip(*fingers)):
+            points = [dict(x=x, y=y, id=n) for n, (x, y) in enumerate(at(page, *place) for place in places)]
+            touch.send("Input.dispatchTouchEvent", dict(type="touchMove" if k else "touchStart", touchPoints=points))
+        touch.send("Input.dispatchTouchEvent", dict(type="touchEnd", touchPoints=[]))
+
+    pinch = [(60, 60), (50, 60), (40, 60)], [(68, 60), (78, 60), (88, 60)]
+    for tool in ("Off", "Click", "Paint"):  # two fingers only zoom, whatever the tool
+        page.get_by_role("button", name=tool, exact=True).tap()
+        requests = number(page)
+        move(*pinch)
+        assert pixels(page, "map") != whole, tool
+        page.get_by_role("button", name="1:1").tap()
+        page.wait_for_timeout(500)
+        assert number(page) == requests and pixels(page, "map") == whole, tool
+    answered(page, lambda: move([(45, 50), (50, 55), (55, 60), (50, 65), (45, 70)]))
+    assert score(page) > 2 * healthy
+    photograph(page, "fingers")
+    answered(page, lambda: page.get_by_role("button", name="Remove the lesion").tap())
+    assert score(page) == healthy
     page.get_by_role("button", name="Click", exact=True).tap()
     answered(page, lambda: page.touchscreen.tap(*at(page, 45, 60)))
     assert score(page) > 2 * healthy
@@ -361,7 +400,7 @@ def test_fingers_zoom_and_paint(window, address):
 def test_two_pages_do_not_mix(page, window, address):
     other = window.new_page()
     other.goto(address)
-    other.locator(IDLE).wait_for(timeout=60_000)
+    other.locator(IDLE).wait_for(timeout=120_000)
     before = score(other)
     choose(page, "healthy")
     assert score(page) != before and score(other) == before

@@ -56,14 +56,16 @@ class Detectors:
 
     def __init__(
         self,
-        weights: str = "",  # bundled name or file; "": those of the chain
+        weights: str | AutoDDPM = "",  # bundled name or file; "": those of the chain; or a detector of your own
         device: str = "cpu",
         known: dict | None = None,  # what the file does not say, as in `load_checkpoint`
     ):
         self.weights, self.device, self.known, self.loaded = weights, device, known, {}
 
-    def __call__(self, chain: str) -> tuple:  # (detector, name of its weights)
+    def __call__(self, chain: str) -> tuple:  # (detector, name of its weights; "": it was handed in)
         "The detector of a chain."
+        if isinstance(self.weights, AutoDDPM):
+            return self.weights, ""
         kind = chain if chain == BEST else "tuned"  # all others share one
         if kind not in self.loaded:
             detector, _, name = choose_detector(self.weights, kind, self.device, self.known)
@@ -73,12 +75,17 @@ class Detectors:
     @cached_property
     def default(self) -> str:
         "The chain that `detect` takes for these weights."
-        detector, _, _ = choose_detector(self.weights, "", self.device, self.known)
+        if isinstance(self.weights, AutoDDPM):
+            detector = self.weights
+        else:
+            detector, _, _ = choose_detector(self.weights, "", self.device, self.known)
         return BEST if isinstance(detector, CoarseAutoDDPM) else "tuned"
 
     @property
     def chains(self) -> tuple:
         "Names of the chains for these weights, the default first."
+        if isinstance(self.weights, CoarseAutoDDPM):
+            return (BEST,)
         return tuple(dict.fromkeys((self.default, *CHAINS)))
 
 
@@ -155,7 +162,7 @@ def draft_walk(
     seed: int,
     settings: dict,  # of `settings_of`
     watch=None,  # function of each `Step`, called while it runs
-) -> tuple:  # (pseudo-healthy image [1,1,H,W], likelihood [1,1,H,W], list of `Step`)
+) -> tuple:  # (the detector's `draft`: pseudo-healthy image, likelihood, and what else it has; list of `Step`)
     "What the mask is cut from, and every step on the way to it."
     steps = []
 
@@ -167,7 +174,7 @@ def draft_walk(
             watch(steps[-1])
 
     with watched(detector.model, seen):
-        return *detector.draft(x, seed, settings), steps
+        return detector.draft(x, seed, settings), steps
 
 # %% ../../nbs/widgets/explorer.ipynb #40b2639e
 @dataclass
@@ -222,7 +229,7 @@ def choose_threshold(
 
 def measured(
     detector: AutoDDPM,
-    weights: str,  # their name
+    weights: str,  # their name; "": they lie in no file
     settings: dict,  # of `settings_of`
     masking: float | str,  # threshold of the likelihood
 ) -> tuple:  # (threshold of the map or None, scores of healthy slices, rising; maybe none)
@@ -232,7 +239,7 @@ def measured(
         level = find_threshold(detector.calibration, "map", record)
     except ValueError:
         level = None
-    scores = read_healthy_scores(weights, record | dict(seeds=1)).get("scores", [])
+    scores = read_healthy_scores(weights, record | dict(seeds=1)).get("scores", []) if weights else []
     return level if level is not None and np.isfinite(level) else None, scores
 
 # %% ../../nbs/widgets/explorer.ipynb #8d58c087
@@ -265,10 +272,10 @@ def explore(
             stack.enter_context(watched(model, one_more))
         digest = hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest()
         key = (digest, tuple(x.shape), weights, detector.method, choice.seed, s["coarse"], s["likelihood"])
-        x_ph, likelihood, walk = stage("draft", key, lambda: draft_walk(detector, x, choice.seed, s, watch))
-        threshold, source = choose_threshold(detector, choice, likelihood)
+        draft, walk = stage("draft", key, lambda: draft_walk(detector, x, choice.seed, s, watch))
+        threshold, source = choose_threshold(detector, choice, draft[1])
         key = (key, threshold, s["resample"], s.get("score"))
-        found = stage("finish", key, lambda: detector.finish(x, x_ph, likelihood, threshold, choice.seed, s))
+        found = stage("finish", key, lambda: detector.finish(x, *draft, threshold, choice.seed, s))
     masking = "p95" if source == "95th percentile" else threshold
     known = measured(detector, weights, s, masking)
     return View(x.cpu(), choice, s, threshold, source, found, walk, *known, seconds, fresh, len(calls))

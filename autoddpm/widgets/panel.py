@@ -18,11 +18,10 @@ import torch
 from IPython import get_ipython
 from IPython.display import Image, display
 
-from ..calibrate import head_mask
 from ..data import load_dataset
 from ..detect import VARIANTS
 from ..evaluation.compare import Cohort, load_cohort
-from ..figures import SIMULATED
+from ..figures import SIMULATED, picture_of
 from ..find import FoundScan
 from ..phantom import CONTRASTS, SLICE_AFFINE
 from .explorer import Choice, Detectors, StageCache, View, explore, settings_of
@@ -31,8 +30,10 @@ from .pictures import NOISY, duration, figure_png, settings_note, stage_figure, 
 from autoddpm.widgets.sources import (
     cohort_source,
     first_slice,
+    list_pictures,
     list_sources,
     off_plane,
+    open_picture,
     open_scan,
     slice_name,
     store_upload,
@@ -52,13 +53,15 @@ class Session:
         cohort: Cohort | None = None,  # slices to choose from
         loaded: dict | None = None,  # arguments of `load_cohort` that made it
         root: Path | None = None,  # of its data set; None: its slices lie in no file
-        scans: list = (),  # of `FoundScan`, from `list_sources`
+        scans: list = (),  # of `FoundScan`, from `list_sources`; for images of another kind, from `list_pictures`
+        heads: bool = True,  # what files hold; False: images of another kind
         choice: Choice | None = None,  # first positions of the controls; None: the default chain
         subject: str = "",  # first slice of the cohort; "": one with a large lesion
     ):
         if cohort is None and not scans:
             raise ValueError("nothing to look at: no scan was given, and there is no data set; name a scan")
         self.detectors, self.cohort, self.loaded, self.root = detectors, cohort, loaded or {}, root
+        self.list, self.open = (list_sources, open_scan) if heads else (list_pictures, open_picture)
         self.choice = choice or Choice(detectors.default)
         self.slices = {f"slice {s.id}": s for s in [*cohort.lesioned, *cohort.healthy]} if cohort else {}
         self.scans = {f"scan {k}": scan for k, scan in enumerate(scans)}
@@ -89,14 +92,24 @@ def open_cohort(
     dataset: str = "simulated",  # here and below as in `load_cohort`
     source: str = "auto",
     data_root: str = "",
-) -> tuple:  # (`Cohort`, where it comes from: arguments `loaded` and `root` of `Session`)
-    "The slices of a data set, for a session."
+) -> tuple:  # (`Cohort`, where it comes from: arguments `loaded`, `root` and `heads` of `Session`)
+    "The slices of a data set, for a session; no cohort for `images` without a folder."
+    if dataset == "images":
+        return _open_images(load_dataset(dataset, root=data_root)) if data_root else (None, dict(heads=False))
     cohort = load_cohort(dataset, source, data_root)
     loaded = dict(dataset=dataset, source="simulated" if cohort.simulated else source, data_root=data_root)
     if dataset == "ixi-strokes":  # its lesions are drawn in; no file holds them
         return cohort, dict(loaded=loaded, root=None)
     root = load_dataset(dataset, root=data_root or None, source=loaded["source"]).root
     return cohort, dict(loaded=loaded, root=root)
+
+
+def _open_images(data):
+    "Images of another kind, which need no outlines to be looked at."
+    slices = list(data)
+    outlined = [s for s in slices if s.mask is not None and s.mask.any()]
+    others = [s for s in slices if s.mask is None or not s.mask.any()]
+    return Cohort(outlined, others, data.name, data.simulated), dict(root=data.root, heads=False)
 
 # %% ../../nbs/widgets/panel.ipynb #1b7818b6
 from fastcore.basics import patch
@@ -136,11 +149,10 @@ def _hello(self: Session, message, buffers, send):
     send(dict(kind="config", sources=self._menu(), max_level=most, **facts), [colours.tobytes()])
 
 # %% ../../nbs/widgets/panel.ipynb #8078850f
-def _packed(images: dict) -> tuple:  # ([name, "f" or "b"] of each, buffers)
-    "Images as numbers of 4 bytes, masks as bytes."
-    kinds = [[name, "b" if x.dtype == torch.bool else "f"] for name, x in images.items()]
-    kept = [(x.to(torch.uint8) if x.dtype == torch.bool else x.float()).contiguous() for x in images.values()]
-    return kinds, [x.numpy().tobytes() for x in kept]
+def _packed(images: dict) -> tuple:  # ([name, "f" or "b", channels] of each, buffers)
+    "Images [C,H,W] as numbers of 4 bytes, masks as bytes; three channels are colours, of others the first is sent."
+    kinds = [[name, "b" if x.dtype == torch.bool else "f", 3 if len(x) == 3 else 1] for name, x in images.items()]
+    return kinds, [picture_of(x).astype("u1" if x.dtype == torch.bool else "f4").tobytes() for x in images.values()]
 
 
 def pixels_in_mm(
@@ -161,7 +173,7 @@ def _open(self: Session, key, n, send):
     scan = self.scans[key]
     text = f"reading {scan.path.name}; a raw volume is registered first, about a minute, once"
     send(dict(kind="status", n=n, text=text), [])
-    return open_scan(scan)
+    return self.open(scan)
 
 
 @patch
@@ -171,6 +183,8 @@ def _scan(self: Session, message, send):
     source = self.cache.get("source", want["source"], lambda: self._open(want["source"], n, send))[0].value
     z = source.middle if want["z"] is None else want["z"]
     lesion = Lesion(**{**want["lesion"], "place": _place(want["lesion"]["place"])}) if want["lesion"] else None
+    if lesion and not source.is_head:
+        raise ValueError(f"{source.name}: lesions are drawn in heads only; draw into the file, and open it again")
     image, self.truth = lesion.draw(source.plane(z)) if lesion else (source.plane(z), source.truth)
     self.seen = Seen(source, z, lesion, Choice(**want["choice"]), self.detectors, self.loaded)
     size = list(image.shape[-2:])
@@ -178,10 +192,10 @@ def _scan(self: Session, message, send):
         planes = (source.planes * 255).round().to(torch.uint8).numpy().tobytes()
         send(dict(kind="stack", source=want["source"], heights=list(source.heights), size=size), [planes])
     pictures, packed = _packed(
-        dict(scan=image[0], head=head_mask(image[None])[0, 0])
-        | ({} if self.truth is None else {"truth": self.truth[0]})
+        dict(scan=image, head=source.counted(image)) | ({} if self.truth is None else {"truth": self.truth})
     )
     facts = dict(name=source.name, sides=source.sides, simulated=source.simulated, banner=SIMULATED, size=size, z=z)
+    facts["head"] = source.is_head
     mm = None if z is None else pixels_in_mm(size[1])
     send(dict(kind="scan", n=n, source=want["source"], pictures=pictures, mm=mm, **facts), packed)
     return image
@@ -222,7 +236,7 @@ def _ask(self: Session, message, buffers, send):
     view = self.view = explore(
         self.detectors, image[None], self.seen.choice, self.cache, None, progress if slow else None
     )
-    pictures, packed = _packed({name: x[0, 0] for name, x in view.stages.items() if name != "scan"})
+    pictures, packed = _packed({name: x[0] for name, x in view.stages.items() if name != "scan"})
     known = off_plane(self.seen.z) == ""
     spent = sum(view.seconds[name] for name in view.fresh)
     send(
@@ -255,11 +269,11 @@ def _walk(self: Session, message, buffers, send):
         return
     walk = self.view.walk
     steps = [walk[round(k)] for k in np.linspace(0, len(walk) - 1, min(MOST_STEPS, len(walk)))]
-    noisy = torch.cat([step.xt for step in steps]).float()
-    pairs = torch.stack([(noisy - NOISY[0]) / (NOISY[1] - NOISY[0]), torch.cat([step.x0 for step in steps]).float()], 1)
-    packed = (pairs.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes()
-    size = list(pairs.shape[-2:])
-    send(dict(kind="walk", n=message["n"], levels=[step.level for step in steps], size=size), [packed])
+    noisy = [(picture_of(step.xt[0]) - NOISY[0]) / (NOISY[1] - NOISY[0]) for step in steps]
+    pairs = np.stack([noisy, [picture_of(step.x0[0]) for step in steps]], 1)  # [n,2,H,W] or [n,2,H,W,3]
+    packed = (pairs.clip(0, 1) * 255).round().astype(np.uint8).tobytes()
+    facts = dict(size=list(pairs.shape[2:4]), channels=1 if pairs.ndim == 4 else 3)
+    send(dict(kind="walk", n=message["n"], levels=[step.level for step in steps], **facts), [packed])
 
 
 @patch
@@ -276,7 +290,7 @@ def _path(self: Session, message, buffers, send):
     path = Path(message["path"]).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
-    self._add(list_sources([path]), send)
+    self._add(self.list([path]), send)
 
 
 @patch
@@ -285,7 +299,7 @@ def _file(self: Session, message, buffers, send):
     self.parts = [*(self.parts if message["part"] else []), bytes(buffers[0])]
     if len(self.parts) == message["parts"]:
         content, self.parts = b"".join(self.parts), []
-        self._add([store_upload(message["name"], content, Path(self.box.name))], send)
+        self._add(self.list([store_upload(message["name"], content, Path(self.box.name))]), send)
 
 
 @patch
@@ -340,7 +354,8 @@ def show_session(session: Session):
     want = dict(source=session.first, z=None, lesion=None, choice=vars(session.choice))
     session._ask(dict(n=0, have=None, want=want), [], lambda *_: None)
     source, identity = session.seen.source, session.detectors(session.choice.chain)[0].identity
-    text = f"{source.name}; weights {identity['name']} {identity['sha256'][:8]}; "
+    weights = f"{identity['name']} {identity['sha256'][:8]}" if identity else "of your own"
+    text = f"{source.name}; weights {weights}; "
     about = dict(simulated=source.simulated, what=text, sides=source.sides)
     display(Image(figure_png(stage_figure(session.view, session.truth, **about))))
     display(Image(figure_png(walk_figure(session.view, **about))))

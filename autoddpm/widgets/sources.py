@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Source', 'off_plane', 'slice_name', 'cohort_source', 'first_slice', 'cache_folder', 'list_sources', 'open_scan',
-           'store_upload']
+           'list_pictures', 'open_picture', 'store_upload']
 
 # %% ../../nbs/widgets/sources.ipynb #13b4bf62
 import hashlib
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..calibrate import valid_pixels
 from ..config import sha256
 from ..dependencies import module_hashes
 from ..evaluation.compare import Cohort
@@ -24,6 +25,7 @@ from ..figures import SIDES, sides_of
 from ..find import FoundScan, dicom_series, find_scans, name_scans, short_hash, tell_passed
 from ..output import whole
 from ..phantom import size_class
+from ..pictures import list_images, read_image
 from ..scans.batch import make_ready
 from ..scans.plan import OFF_LEVEL, parse_levels
 from ..scans.preprocess import Registration
@@ -35,9 +37,10 @@ class Source:
     "A scan, ready to be looked at."
 
     name: str
-    planes: torch.Tensor  # [n,1,H,W] in [0,1]
+    planes: torch.Tensor  # [n,C,H,W] in [0,1]
     heights: tuple = (None,)  # z in mm of each plane; None: a slice
     truth: torch.Tensor | None = None  # bool [1,H,W], of a slice; None: not known
+    is_head: bool = True  # False: an image of another kind
     sides: tuple | None = SIDES  # letters for the left and the right edge; None: not known
     simulated: bool = False
     file: Path | None = None  # None: it lies in no file
@@ -56,7 +59,7 @@ class Source:
     def plane(
         self,
         z: int | None = None,  # mm; None: `middle`
-    ) -> torch.Tensor:  # [1,H,W]
+    ) -> torch.Tensor:  # [C,H,W]
         "One slice."
         z = self.middle if z is None else z
         if z not in self.heights:
@@ -64,6 +67,13 @@ class Source:
             there = "one slice, whose height is not known" if low is None else f"planes from {low:+d} to {high:+d} mm"
             raise ValueError(f"{self.name}: no plane at z = {z:+d} mm; it has {there}")
         return self.planes[self.heights.index(z)]
+
+    def counted(
+        self,
+        image: torch.Tensor,  # [C,H,W]: a plane, perhaps with a lesion drawn in
+    ) -> torch.Tensor:  # bool [1,H,W]
+        "The pixels in which something can be marked."
+        return valid_pixels(image[None], "head" if self.is_head else None)[0]
 
 
 def off_plane(z: int | None) -> str:
@@ -74,6 +84,8 @@ def off_plane(z: int | None) -> str:
 def slice_name(s) -> str:  # of a `Slice`
     "The text that stands for a slice in a menu."
     area = int(s.mask.sum()) if s.mask is not None else 0
+    if s.valid is not None:  # no head
+        return f"{s.subject}, {area} pixels outlined" if area else s.subject
     return f"{s.subject.removeprefix('sub-')}, {f'{size_class(area)} lesion, {area} pixels' if area else 'healthy'}"
 
 
@@ -85,7 +97,14 @@ def cohort_source(
     file = None if root is None or not (root / s.path).is_file() else root / s.path
     truth = s.mask if s.mask is not None and s.mask.any() else None
     return Source(
-        s.id, s.image[None], truth=truth, sides=sides_of(s.dataset), simulated=s.simulated, file=file, subject=s.subject
+        s.id,
+        s.image[None],
+        truth=truth,
+        is_head=s.valid is None,
+        sides=sides_of(s.dataset) if s.valid is None else None,
+        simulated=s.simulated,
+        file=file,
+        subject=s.subject,
     )
 
 
@@ -194,15 +213,35 @@ def open_scan(
         return _read_kept(path, scan)
     return _source(scan, torch.from_numpy(ready.slices), tuple(ready.planes), ready.suspect)
 
+# %% ../../nbs/widgets/sources.ipynb #d305356c
+def list_pictures(
+    paths: Iterable,  # files and folders
+) -> list:  # of `FoundScan`, with ids
+    "The images among files and in folders."
+    found = []
+    for path in map(Path, paths):
+        images = [path / image for image, _ in list_images(path)] if path.is_dir() else [path]
+        if not images:
+            raise ValueError(f"{path}: no image in it; PNG, TIFF and NPY are read")
+        found += images
+    return name_scans([FoundScan(path) for path in found])
+
+
+def open_picture(
+    scan: FoundScan,  # of `list_pictures`
+) -> Source:
+    "An image from a file, as it is."
+    return Source(scan.path.name, read_image(scan.path)[None], is_head=False, sides=None, file=scan.path)
+
 # %% ../../nbs/widgets/sources.ipynb #4317311d
 def store_upload(
     name: str,  # the file's name; its ending says what it is
     content: bytes,
     folder: Path,  # of the session
-) -> FoundScan:
-    "A file from the browser as a scan."
+) -> Path:
+    "Write a file from the browser."
     place = folder / short_hash(hashlib.sha256(content).hexdigest())
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = place / (Path(name.replace("\\", "/")).name or "scan")
     path.write_bytes(content)
-    return list_sources([path])[0]
+    return path

@@ -17,7 +17,6 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from ..calibrate import head_mask
 from ..config import provenance
 from ..detect import plain_settings
 from ..find import bare_name
@@ -50,6 +49,8 @@ class Seen:
 def _reading(seen):
     "Lines that read the slice."
     source = seen.source
+    if not source.is_head:
+        return ["from autoddpm.pictures import read_image", "", f"image = read_image({str(source.file)!r})"]
     if source.subject:
         arguments = ", ".join(repr(v) for v in seen.cohort.values())
         return [
@@ -89,7 +90,7 @@ def as_python(
     module = "autoddpm.maps" if seen.choice.chain == BEST else "autoddpm.detect"
     loading = dict(device=seen.detectors.device) | (seen.detectors.known or {})
     imports, *lines = _reading(seen)
-    imports = [f"from {module} import {kind}", imports]
+    imports = [imports, *([f"from {module} import {kind}"] if weights else [])]
     if seen.lesion:
         imports.append("from autoddpm.widgets.lesion import Lesion")
         lines.append(f"image, outline = {seen.lesion!r}.draw(image)")
@@ -101,9 +102,11 @@ def as_python(
         [
             *sorted(imports),
             *lines,
-            f"model = {kind}.from_pretrained({weights!r}{written(loading)})",
+            f"model = {kind}.from_pretrained({weights!r}{written(loading)})"
+            if weights
+            else "# model: your own detector",
             f"d = model.detect(image[None]{written(_arguments(seen, view))})",
-            'print(f"score {d.score.item():.6f}")  # d.anomaly_map, d.mask, d.restored, ... are [1,1,H,W]',
+            'print(f"score {d.score.item():.6f}")  # d.anomaly_map, d.mask, ... are [1,1,H,W], d.restored is like image[None]',
             "",
         ]
     )
@@ -127,6 +130,8 @@ def as_command(
     view: View,
 ) -> str:
     "The call of `autoddpm detect` for the scan."
+    if not seen.source.is_head or not seen.detectors(seen.choice.chain)[1]:
+        return "# autoddpm detect takes heads, and weights from a file; the Python has it"
     lines, scan = [], str(seen.source.file)
     if seen.lesion or seen.source.file is None:
         lines.append("# scan.nii.gz is among the files to take away; it is scaled anew, so the score differs a little")
@@ -163,14 +168,14 @@ def _in_mni(plane, z):
 
 
 def _images(seen, view, truth):
-    "Name -> (image [H,W], whether it is a mask)."
-    stages = {name: image[0, 0] for name, image in view.stages.items()}
+    "Name -> (image [C,H,W], whether it is a mask)."
+    stages = {name: image[0] for name, image in view.stages.items()}
     found = dict(scan=stages["scan"], pseudo_healthy=stages["restored"], anomaly_map=stages["anomaly_map"])
     found = {name: (image, False) for name, image in found.items()}
     if level := seen.marking or view.map_threshold:
-        found["mask"] = (stages["anomaly_map"] > level) & head_mask(view.scan)[0, 0], True
+        found["mask"] = (stages["anomaly_map"] > level) & seen.source.counted(view.scan[0]), True
     if seen.lesion:
-        found["drawn_lesion"] = truth[0], True
+        found["drawn_lesion"] = truth, True
     return found
 
 
@@ -179,9 +184,9 @@ def _niftis(seen, view, truth):
     source, files = seen.source, {}
     for name, (image, is_mask) in _images(seen, view, truth).items():
         if seen.z is None:
-            files[name] = _as_slice(image.numpy().astype(np.uint8 if is_mask else np.float32))
+            files[name] = _as_slice(image[0].numpy().astype(np.uint8 if is_mask else np.float32))
             continue
-        plane = enlarge(image.float()[None], NATIVE_SHAPE, name in ("scan", "pseudo_healthy"))[0].numpy()
+        plane = enlarge(image.float(), NATIVE_SHAPE, name in ("scan", "pseudo_healthy"))[0].numpy()
         plane = (plane >= 0.5).astype(np.uint8) if is_mask else plane
         files[f"{name}_space-MNI152"] = _in_mni(plane, seen.z)
         grid = to_grid({seen.z: plane}, source.registration, source.shape, source.affine, 0 if is_mask else 1)
@@ -189,12 +194,27 @@ def _niftis(seen, view, truth):
     return files
 
 
+def _as_array(image):
+    "The bytes of an NPY file that `pictures.read_image` reads: rows x columns, then channels if there are several."
+    packed = BytesIO()
+    np.save(packed, image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy())
+    return packed.getvalue()
+
+
+def _packed_images(seen, view, truth):
+    "Name of a file -> its bytes."
+    if not seen.source.is_head:
+        return {f"{name}.npy": _as_array(image) for name, (image, _) in _images(seen, view, truth).items()}
+    niftis = _niftis(seen, view, truth).items()
+    return {f"{name}.nii.gz": gzip.compress(image.to_bytes(), mtime=0) for name, image in niftis}
+
+
 def as_files(
     seen: Seen,
     view: View,
     truth: torch.Tensor | None = None,  # bool [1,H,W], the drawn lesion
 ) -> bytes:  # of a zip file
-    "Images as NIfTI, what made them as JSON, and the Python."
+    "Images as NIfTI, or NPY of what is no head; what made them as JSON, and the Python."
     detector, weights = seen.detectors(seen.choice.chain)
     record = provenance(
         scan=seen.source.name,
@@ -214,8 +234,8 @@ def as_files(
     )
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, image in _niftis(seen, view, truth).items():
-            archive.writestr(f"{name}.nii.gz", gzip.compress(image.to_bytes(), mtime=0))
+        for name, content in _packed_images(seen, view, truth).items():
+            archive.writestr(name, content)
         archive.writestr("explore.json", json.dumps(record, indent=1))
         archive.writestr("explore.py", as_python(seen, view))
     return packed.getvalue()

@@ -107,7 +107,7 @@ class Explorer extends Hand {
 
   images(message, buffers) {
     const [height, width] = message.size;
-    return Object.fromEntries(message.pictures.map(([name, kind], k) => [name, {data: kind === "f" ? new Float32Array(buffers[k]) : new Uint8Array(buffers[k]), width, height}]));
+    return Object.fromEntries(message.pictures.map(([name, kind, channels], k) => [name, {data: kind === "f" ? new Float32Array(buffers[k]) : new Uint8Array(buffers[k]), width, height, channels}]));
   }
 
   takeScan(message, buffers) {  // before the network has run
@@ -118,6 +118,7 @@ class Explorer extends Hand {
     this.banner.textContent = message.banner;
     this.name.textContent = message.name;
     this.score.textContent = "";
+    this.showKind(message);
     this.showPlanes(message);
     this.paintAll();
   }

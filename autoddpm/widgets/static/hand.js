@@ -3,8 +3,9 @@
 class Hand extends View {
   handle(picture) {
     const {canvas} = picture, fingers = new Map();
-    let last = null, apart = 0;
-    const spread = () => { const [a, b] = [...fingers.values()]; return Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY); };
+    let last = null, apart = 0, tapped = false;
+    const spread = () => { const [a, b] = fingers.values(); return Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY); };
+    const middle = () => { const [a, b] = fingers.values(); return {clientX: (a.clientX + b.clientX) / 2, clientY: (a.clientY + b.clientY) / 2}; };
     canvas.addEventListener("contextmenu", e => e.preventDefault());
     canvas.addEventListener("wheel", e => { e.preventDefault(); this.zoom.by(e.deltaY < 0 ? 1.2 : 1 / 1.2, picture.share(e)); }, {passive: false});
     canvas.addEventListener("pointerdown", e => {
@@ -13,8 +14,8 @@ class Hand extends View {
       canvas.setPointerCapture(e.pointerId);
       fingers.set(e.pointerId, e);
       last = e;
-      if (fingers.size === 2) apart = spread();
-      else if (e.button === 0 && picture === this.scan) this.touch(picture.place(e));
+      if (fingers.size === 2) { apart = spread(); tapped = false; this.dropStroke(); }  // it was no stroke, but a pinch
+      else if (fingers.size === 1 && e.button === 0 && picture === this.scan) { tapped = true; this.startStroke(picture.place(e)); }
     });
     canvas.addEventListener("pointermove", e => {
       if (!picture.image) return;
@@ -22,15 +23,19 @@ class Hand extends View {
       if (!fingers.has(e.pointerId)) return;
       fingers.set(e.pointerId, e);
       const box = canvas.getBoundingClientRect(), dx = (e.clientX - last.clientX) / box.width, dy = (e.clientY - last.clientY) / box.height;
-      if (fingers.size === 2) { const now = spread(); this.zoom.by(now / apart, picture.share(e)); apart = now; }
+      if (fingers.size === 2) { const now = spread(); this.zoom.by(now / apart, picture.share(middle())); apart = now; }
       else if (e.buttons === 2) this.turn(dx, dy);
       else if (this.stroke && picture === this.scan) this.paintTo(picture.place(e));
       else if (this.tool.value === "look" || picture !== this.scan) this.zoom.move(-dx / this.zoom.k, -dy / this.zoom.k);
       last = e;
     });
-    const lift = e => { fingers.delete(e.pointerId); if (this.stroke) this.endStroke(); };
-    canvas.addEventListener("pointerup", lift);
-    canvas.addEventListener("pointercancel", lift);
+    const lift = e => {
+      fingers.delete(e.pointerId);
+      [last] = fingers.values();  // the finger that stays goes on from where it is
+      if (this.stroke) this.endStroke();
+    };
+    canvas.addEventListener("pointerup", e => { if (tapped && picture.image) this.placeAt(picture.place(e)); tapped = false; lift(e); });
+    canvas.addEventListener("pointercancel", e => { tapped = false; this.dropStroke(); lift(e); });
     canvas.addEventListener("pointerleave", () => { this.pointer = null; this.drawMain(); this.readout.textContent = "\u00a0"; });
   }
 
@@ -46,9 +51,10 @@ class Hand extends View {
     if (!scan || r < 0 || c < 0 || r >= scan.height || c >= scan.width) return;
     this.pointer = {row: r, column: c};
     const at = r * scan.width + c, mm = this.about?.mm, parts = [];
+    const value = ({data, channels}) => Array.from(data.slice(channels * at, channels * (at + 1)), v => v.toFixed(2)).join(" ");
     if (mm) parts.push(`x ${(mm.x + mm.dx * c).toFixed(0)}, y ${(mm.y + mm.dy * r).toFixed(0)}, z ${this.want.z} mm`);
-    parts.push(`pixel ${c}, ${r}`, `scan ${scan.data[at].toFixed(2)}`);
-    if (restored) parts.push(`pseudo-healthy ${restored.data[at].toFixed(2)}`);
+    parts.push(`pixel ${c}, ${r}`, `${this.about.head ? "scan" : "image"} ${value(scan)}`);
+    if (restored) parts.push(`pseudo-healthy ${value(restored)}`);
     if (map) parts.push(`map ${map.data[at].toFixed(3)}`);
     this.readout.textContent = parts.join("   ");
     this.drawMain();
@@ -63,18 +69,27 @@ class Hand extends View {
     this.remove.hidden = !lesion;
   }
 
-  touch(place) {
-    const tool = this.tool.value;
-    if (tool === "place") {
-      this.painted = null;
-      this.want.lesion = {place: [Math.round(place.row), Math.round(place.column)], painted: "", area: this.area.value, ...this.texture()};
-      this.showTool();
-      this.request();
-    } else if (tool !== "look") {
-      if (!this.painted) this.painted = {...this.shown.scan, data: this.want.lesion && this.shown.truth ? this.shown.truth.data.slice() : new Uint8Array(this.shown.scan.data.length)};
-      this.stroke = place;
-      this.paintTo(place);
-    }
+  placeAt(place) {
+    if (this.tool.value !== "place") return;
+    this.painted = null;
+    this.want.lesion = {place: [Math.round(place.row), Math.round(place.column)], painted: "", area: this.area.value, ...this.texture()};
+    this.showTool();
+    this.request();
+  }
+
+  startStroke(place) {
+    if (!["paint", "erase"].includes(this.tool.value)) return;
+    const copy = mask => mask && {...mask, data: mask.data.slice()};
+    this.before = copy(this.painted);
+    this.painted ??= copy(this.want.lesion && this.shown.truth) ?? emptyMask(this.shown.scan);
+    this.stroke = place;
+    this.paintTo(place);
+  }
+
+  dropStroke() {
+    if (!this.stroke) return;
+    [this.stroke, this.painted] = [null, this.before];
+    this.drawScan();
   }
 
   paintTo(place) {

@@ -16,7 +16,8 @@ class Layout {
     const controls = make("div", {className: "controls"}, this.root);
     this.buildScan(this.group(controls, "Scan"));
     this.buildLook(this.group(controls, "Look"));
-    this.buildLesion(this.group(controls, "Draw a lesion"));
+    this.lesions = this.group(controls, "Draw a lesion");
+    this.buildLesion(this.lesions);
     this.buildMethod(fold(this.root, "Method"));
     this.buildStages(fold(this.root, "Every stage, step by step", () => { this.stagesOpen = true; this.showStages(); this.askWalk(); }));
     this.buildTakeAway(fold(this.root, "Take away: files, Python, command"));
@@ -46,9 +47,9 @@ class Layout {
     this.sources = new Menu(box, "scan", v => { Object.assign(this.want, {source: v, z: null, lesion: null}); this.painted = null; this.request(); });
     this.plane = new Slider(box, "plane", {low: 0, high: 0, value: 0, form: k => this.heights ? `z = ${this.heights[k] > 0 ? "+" : ""}${this.heights[k]} mm` : "", moved: k => this.movePlane(k)});
     const row = make("div", {className: "row"}, box);
-    const files = make("input", {type: "file", accept: ".nii,.gz,.png,.npy", hidden: true}, row);
+    const files = make("input", {type: "file", accept: ".nii,.gz,.png,.npy,.tif,.tiff", hidden: true}, row);
     files.addEventListener("change", () => { if (files.files[0]) this.upload(files.files[0]); files.value = ""; });
-    button(row, "Open a file", () => files.click(), "NIfTI, PNG or NPY; nothing leaves this machine");
+    button(row, "Open a file", () => files.click(), "NIfTI, PNG or NPY; a model of other images takes TIFF as well. Nothing leaves this machine");
     this.path = make("input", {type: "text", placeholder: "or its path, then Enter", className: "path"}, row);
     this.path.setAttribute("aria-label", "path of a scan");
     this.path.addEventListener("keydown", e => { e.stopPropagation(); if (e.key === "Enter" && this.path.value.trim()) this.model.send({kind: "path", path: this.path.value.trim()}); });
@@ -112,7 +113,7 @@ class Layout {
 
   buildTakeAway(box) {
     const row = make("div", {className: "row"}, box);
-    button(row, "Files (NIfTI, JSON)", () => this.busy("packing the files") || this.model.send({kind: "files", want: this.want, marking: this.look.marking}));
+    this.files = button(row, "Files (NIfTI, JSON)", () => this.busy("packing the files") || this.model.send({kind: "files", want: this.want, marking: this.look.marking}));
     button(row, "Picture (PNG)", () => this.savePicture());
     this.texts = {};
     for (const [name, title] of [["python", "Copy as Python"], ["command", "Copy as command"]]) {

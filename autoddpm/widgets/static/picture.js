@@ -18,6 +18,12 @@ class Zoom {  // the part of the image that is shown
   }
 }
 
+// Images lie in the middle of a square: its side, and where the image begins, in pixels of the image.
+function squareOf({width, height}) {
+  const side = Math.max(width, height);
+  return {side, left: (side - width) / 2, top: (side - height) / 2};
+}
+
 class Picture {
   constructor(zoom, title, name) {
     [this.zoom, this.name, this.image] = [zoom, name, null];
@@ -39,8 +45,8 @@ class Picture {
 
   // The pixel under a pointer; fractions count.
   place(event) {
-    const at = this.share(event), {k, x, y} = this.zoom;
-    return {row: ((at.y - 0.5) / k + y) * this.image.height - 0.5, column: ((at.x - 0.5) / k + x) * this.image.width - 0.5};
+    const at = this.share(event), {k, x, y} = this.zoom, {side, left, top} = squareOf(this.image);
+    return {row: ((at.y - 0.5) / k + y) * side - top - 0.5, column: ((at.x - 0.5) / k + x) * side - left - 0.5};
   }
 
   // show: {image, base: canvas, over: canvas, opacity, outlines: [[path, colour]], sides, cross: {row, column}}
@@ -59,8 +65,8 @@ class Picture {
     context.fillStyle = "black";
     context.fillRect(0, 0, side, side);
     if (!show) return;
-    const {k, x, y} = this.zoom, {width, height} = show.image, scale = side * k / width;
-    context.setTransform(scale, 0, 0, side * k / height, side * (0.5 - k * x), side * (0.5 - k * y));
+    const {k, x, y} = this.zoom, square = squareOf(show.image), scale = side * k / square.side;
+    context.setTransform(scale, 0, 0, scale, side * (0.5 - k * x) + scale * square.left, side * (0.5 - k * y) + scale * square.top);
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "high";
     context.drawImage(show.base, 0, 0);
@@ -80,8 +86,8 @@ class Picture {
   }
 
   cross(context, side, {cross, image}) {
-    const {k, x, y} = this.zoom, reach = side / 50;
-    const px = side * (0.5 + k * ((cross.column + 0.5) / image.width - x)), py = side * (0.5 + k * ((cross.row + 0.5) / image.height - y));
+    const {k, x, y} = this.zoom, reach = side / 50, square = squareOf(image), on = (place, centre) => side * (0.5 + k * ((place + 0.5) / square.side - centre));
+    const px = on(cross.column + square.left, x), py = on(cross.row + square.top, y);
     context.strokeStyle = PAINT;
     context.lineWidth = Math.max(1, side / 400);
     context.beginPath();

@@ -1,5 +1,5 @@
 // What is computed from pixels in the browser, so that no control has to wait for Python. An image is
-// {data, width, height} with one number a pixel, row by row.
+// {data, width, height, channels}, row by row, with one number a pixel, or three: red, green, blue.
 
 const grown = (marked, width, height) => marked.map((_, at) => {  // by one pixel, 3x3
   const row = Math.floor(at / width), column = at % width;
@@ -16,11 +16,14 @@ function maskOf(likelihood, threshold) {
 }
 
 // The scan, with the pseudo-healthy image in the mask.
-const stitch = (scan, healthy, mask) => ({...scan, data: scan.data.map((v, k) => mask.data[k] ? healthy.data[k] : v)});
+const stitch = (scan, healthy, mask) =>
+  ({...scan, data: scan.data.map((v, k) => mask.data[Math.floor(k / scan.channels)] ? healthy.data[k] : v)});
 
 // What is marked on the scan: the map above its threshold, inside the head.
 const markedOf = (map, head, threshold) =>
   ({...map, data: Uint8Array.from(map.data, (v, k) => head.data[k] && v > threshold ? 1 : 0)});
+
+const emptyMask = ({width, height}) => ({width, height, channels: 1, data: new Uint8Array(width * height)});
 
 const count = mask => mask.data.reduce((sum, v) => sum + (v ? 1 : 0), 0);
 
@@ -63,30 +66,31 @@ function outlineOf(mask) {
   return path;
 }
 
-// A canvas of an image's own size, coloured pixel by pixel: paint(value, pixels, at) writes red, green, blue, alpha.
+// A canvas of an image's own size, coloured pixel by pixel: paint(k, pixels, at) writes red, green, blue and alpha of
+// the pixel k.
 function coloured(image, paint) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [image.width, image.height];
   const context = canvas.getContext("2d"), pixels = context.createImageData(image.width, image.height);
-  for (let k = 0; k < image.data.length; k++) paint(image.data[k], pixels.data, 4 * k);
+  for (let k = 0; k < image.width * image.height; k++) paint(k, pixels.data, 4 * k);
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
 
-// Grey between the ends of a window.
+// Grey, or an image's own colours, between the ends of a window.
 function grey(image, window, level) {
-  const low = level - window / 2;
-  return coloured(image, (v, pixels, at) => {
-    pixels[at] = pixels[at + 1] = pixels[at + 2] = 255 * (v - low) / window;
+  const {data, channels} = image, low = level - window / 2;
+  return coloured(image, (k, pixels, at) => {
+    for (let c = 0; c < 3; c++) pixels[at + c] = 255 * (data[channels * k + c % channels] - low) / window;
     pixels[at + 3] = 255;
   });
 }
 
 // Colours of a map from 0 to its limit; `seeThrough`: the more, the quieter.
 function heat(image, limit, colours, seeThrough) {
-  return coloured(image, (v, pixels, at) => {
-    const k = 3 * Math.min(255, Math.max(0, Math.round(255 * v / limit)));
-    for (let c = 0; c < 3; c++) pixels[at + c] = colours[k + c];
+  return coloured(image, (k, pixels, at) => {
+    const v = image.data[k], colour = 3 * Math.min(255, Math.max(0, Math.round(255 * v / limit)));
+    for (let c = 0; c < 3; c++) pixels[at + c] = colours[colour + c];
     pixels[at + 3] = seeThrough ? 217 * Math.min(1, Math.max(0, 2 * v / limit)) : 255;
   });
 }

@@ -9,6 +9,14 @@ class View extends Layout {
     this.score.replaceChildren(make("span", {textContent: "score "}), make("b", {textContent: score.toFixed(3)}), make("span", {textContent: `, ${among}`}));
   }
 
+  showKind({head}) {  // lesions are drawn in heads, which files of NIfTI hold; other images are arrays
+    this.lesions.hidden = !head;
+    this.files.textContent = head ? "Files (NIfTI, JSON)" : "Files (NPY, JSON)";
+    if (head) return;
+    this.tool.value = "look";
+    this.showTool();
+  }
+
   showPlanes({source, z}) {
     const stack = this.stacks[source];
     this.heights = stack ? stack.heights : null;
@@ -24,7 +32,7 @@ class View extends Layout {
     const {heights, data, size} = this.stacks[this.want.source], [height, width] = size, length = height * width;
     Object.assign(this.want, {z: heights[k], lesion: null});
     this.painted = null;
-    this.shown = {scan: {data: Float32Array.from(data.subarray(k * length, (k + 1) * length), v => v / 255), width, height}};
+    this.shown = {scan: {data: Float32Array.from(data.subarray(k * length, (k + 1) * length), v => v / 255), width, height, channels: 1}};
     this.score.textContent = "";
     this.say(`z = ${heights[k]} mm`);
     this.paintAll();
@@ -116,7 +124,7 @@ class View extends Layout {
     if (!blinked && layers.truth) lines.push([layers.truth, TRUTH]);
     if (this.painted) lines.push([outlineOf(this.painted), PAINT]);
     this.scan.set({image: shown.scan, base: blinked ? layers.healthy : layers.scan, over: look.over && !this.blinking ? layers.over : null, opacity: look.opacity, outlines: lines, sides: about?.sides, cross: this.pointer});
-    this.scan.title.textContent = blinked ? "Pseudo-healthy" : "Scan";
+    this.scan.title.textContent = blinked ? "Pseudo-healthy" : about.head ? "Scan" : "Image";
   }
 
   drawAll() {
@@ -153,9 +161,9 @@ class View extends Layout {
 
   showStep() {
     if (!this.walked) return;
-    const [height, width] = this.walked.size, length = height * width;
+    const {size: [height, width], channels} = this.walked, length = height * width * channels;
     Object.values(this.walk).forEach((picture, part) => {
-      const start = (2 * this.step.value + part) * length, image = {data: Float32Array.from(this.walked.data.subarray(start, start + length), v => v / 255), width, height};
+      const start = (2 * this.step.value + part) * length, image = {data: Float32Array.from(this.walked.data.subarray(start, start + length), v => v / 255), width, height, channels};
       picture.set({image, base: grey(image, 1, 0.5), sides: this.about.sides});
       picture.note.textContent = `level ${this.walked.levels[this.step.value]}`;
     });
