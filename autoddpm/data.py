@@ -348,7 +348,7 @@ class SliceDataset(Sequence):
             return Slice(image, mask, e.id, e.subject, self.name, self.simulated, path, valid)
         if e.mask_path is not None and e.plane is None:
             check_lesion(mask[0].numpy(), image[0].numpy(), str(self.root / e.mask_path))
-        return Slice(image, mask, e.id, e.subject, self.name, self.simulated, path, e.z)
+        return Slice(image, mask, e.id, e.subject, self.name, self.simulated, path, z=e.z)
 
     def mask(self, e: Entry) -> torch.Tensor:
         "The mask beside the image of an entry."
