@@ -400,9 +400,24 @@ def prepare(
             "Several planes of each volume, in mm of MNI z, as in -20:60:2. Without it, z = +23 mm.",
         ),
     ] = "",
+    dry_run: Annotated[
+        bool,
+        _option(
+            None,
+            "List what would be done, and what is passed over or cannot be read and why; write nothing.",
+            "--dry-run",
+        ),
+    ] = False,
     quiet: QUIET = False,
     overwrite: Annotated[
-        bool, _option(None, "Replace slices of another KIND or of other planes in DIR.", "--overwrite", group=RESULTS)
+        bool,
+        _option(
+            None,
+            "Replace slices of another KIND or ROOT or of other planes in DIR; those of the same scans, whose folder "
+            "has moved, are kept.",
+            "--overwrite",
+            group=RESULTS,
+        ),
     ] = False,
     workers: Annotated[int, _option("N", "Processes, about 2 GB each; 0: this one.", min=0, group=RUN)] = 0,
 ):
@@ -421,9 +436,14 @@ def prepare(
     Exit code 0: all scans are done or suspect. 1: a scan was skipped, or excluded by data/splits/excluded.csv; the list
     says why. 2: the run could not start, or had to stop (a full disk, for example).
     """
-    from autoddpm.scans.prepare import UNREGISTERED, summary
+    from autoddpm.scans.batch import tell_survey
+    from autoddpm.scans.prepare import UNREGISTERED, summary, survey_items
     from autoddpm.scans.prepare import prepare as make_slices
 
+    if dry_run:
+        table = survey_items(kind, root, out, overwrite, planes)
+        print(tell_survey(table))
+        raise typer.Exit(int((table.status == "skipped").any()))
     table = make_slices(kind, root, out, workers, _on_screen(quiet), overwrite=overwrite, planes=planes)
     if not quiet:
         print(summary(table))

@@ -24,7 +24,7 @@ import torch
 from accelerate import PartialState
 from PIL import Image
 
-from ..config import progress_bar, provenance, sha256, write_json
+from ..config import provenance, sha256, write_json
 from ..data import read_picture, read_slice, scale_slice
 from ..find import FoundScan, dicom_series, find_scans, name_scans, short_hash, tell_passed
 from ..output import OutputError, alone, remove, turn, whole, write_table
@@ -43,10 +43,12 @@ from .clusters import COLUMNS, read_clusters
 from .plan import OFF_LEVEL, check_choices, find_anomalies, make_plan
 from autoddpm.scans.preprocess import (
     BOUNDS,
+    ScanLine,
     head_planes,
     preprocess,
     read_dicom,
     read_volume,
+    silent,
     slice_likeness,
     suspicions,
 )
@@ -213,15 +215,11 @@ def _told(error, scan):
     return text.replace(str(scan.path), scan.path.name) or "cannot be read"
 
 
-def _silent(stage):
-    pass
-
-
 def make_ready(
     scan: FoundScan,
     levels: list,  # z in mm, of `parse_levels`
     in_mni: bool | None = None,  # volumes lie in MNI space; None: as header or name say
-    tell: Callable = _silent,  # called with the name of each step
+    tell: Callable = silent,  # called with the name of each step
 ):  # `Ready`, or the reason why not
     "Read and preprocess one scan; what goes wrong is told in one line."
     if scan.reason:
@@ -241,7 +239,7 @@ def ready_all(
     levels: list,
     in_mni: bool | None = None,
     workers: int = 0,  # processes; 0: this one
-    tell: Callable = _silent,  # as in `make_ready`; of other processes, nothing is told
+    tell: Callable = silent,  # as in `make_ready`; of other processes, nothing is told
 ) -> Iterator:  # of what `make_ready` returns, in order
     "Preprocess scans, few at a time."
     more = () if workers else (tell,)
@@ -462,22 +460,6 @@ def _run_batch(taken, cohort, plan, facts, batch_size, known, told, tell):
             _keep(cohort.places[scan.id], scan, facts["request"], told, write)
 
 # %% ../../nbs/scans/batch.ipynb #695940e5
-_LINE = "{bar:10} {n_fmt}/{total_fmt} scans, {remaining} left{postfix}"
-
-
-class _Line:
-    "The progress of a run."
-
-    def __init__(self, total, done, bad, shown):
-        about = dict(desc="scans", unit="scan", bar_format=_LINE, dynamic_ncols=True)
-        self.bar = progress_bar(total, initial=done, smoothing=0, disable=not shown, **about)
-        self.bad, self.scan = bad, ""
-
-    def tell(self, stage):
-        skipped = f"{self.bad} skipped, " if self.bad else ""
-        self.bar.set_postfix_str(f"{skipped}{stage} {self.scan}")
-
-
 def _run_groups(groups, cohort, plan, facts, batch_size, workers, check, progress):
     "Every batch that is not complete; returns what could not be recorded, by id."
     request, told, places = plan.request, {}, cohort.places
@@ -488,7 +470,7 @@ def _run_groups(groups, cohort, plan, facts, batch_size, workers, check, progres
 
     left = [group for group in groups if not all(known[s.id] for s in group)]
     total, bad = sum(map(len, groups)), sum(map(skipped, (s for group in groups for s in group)))
-    line = _Line(total, total - sum(map(len, left)), bad, progress)
+    line = ScanLine(total, total - sum(map(len, left)), bad, progress)
     to_read = (s for group in left for s in group if not skipped(s))
     stream = ready_all(to_read, plan.levels, plan.in_mni, workers, line.tell)
     with line.bar:
@@ -502,7 +484,7 @@ def _run_groups(groups, cohort, plan, facts, batch_size, workers, check, progres
                 if isinstance(ready, str):
                     write = partial(_skip, scan=scan, reason=ready, request=request)
                     _keep(places[scan.id], scan, request, told, write)
-                    line.bad += 1
+                    line.skipped += 1
                 elif ready is not None:
                     taken.append((scan, ready))
             _run_batch(taken, cohort, plan, dict(facts, request=request), batch_size, known, told, line.tell)

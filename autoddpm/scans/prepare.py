@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPE', 'UNREGISTERED', 'COLUMNS', 'Item', 'make_id', 'list_items', 'draw_quality', 'draw_flat_quality',
-           'prepare_item', 'contact_sheet', 'summary', 'prepare']
+           'prepare_item', 'contact_sheet', 'summary', 'prepare', 'survey_items']
 
 # %% ../../nbs/scans/prepare.ipynb #cdb0c7b1
 import hashlib
@@ -13,11 +13,14 @@ import json
 import os
 import re
 import tarfile
+import tempfile
 import textwrap
 import warnings
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -27,7 +30,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from ..config import progress_bar, provenance, repo_root, sha256, write_json
+from ..config import provenance, repo_root, sha256, write_json
 from autoddpm.data import (
     HOW,
     box_mask,
@@ -50,12 +53,15 @@ from ..processes import run_each
 from .card import LEVEL
 from autoddpm.scans.preprocess import (
     BOUNDS,
+    ScanLine,
     head_planes,
     mask_planes,
     mni_template,
     parse_planes,
     preprocess,
     read_dicom,
+    read_with_mask,
+    silent,
     slice_likeness,
     suspicions,
 )
@@ -328,23 +334,26 @@ def _unpacked(source, part, use):
         raise ValueError(f"{source}: {part} cannot be read (truncated?); download it again") from error
 
 
-def _preprocess_item(root, item, out):
+def _with_volume(root, item, aside, use):
+    "Hand a volume to a function, with its mask; one from a tar file lies in the folder `aside` meanwhile."
     source = root / item.source if root.is_dir() else root
     mask = root / item.mask if item.mask else None
     if source.is_dir():
-        return preprocess(read_dicom(dicom_series(source)[item.part], str(source)), mask=mask, in_mni=False)
+        return use(read_dicom(dicom_series(source)[item.part], str(source)), mask)
     if not _in_tar(item):
-        return preprocess(source, mask=mask, in_mni=item.in_mni)
+        return use(source, mask)
 
-    def prepare_bytes(data):
-        aside = out / ".aside" / f"{item.id}{''.join(Path(item.part).suffixes[-2:])}"
-        _save_bytes(aside, data)
+    def use_bytes(data):
+        path = aside / f"{item.id}{''.join(Path(item.part).suffixes[-2:])}"
+        _save_bytes(path, data)
         try:
-            return preprocess(aside, in_mni=item.in_mni)
+            return use(path, mask)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), f"{source}: {item.part}")) from error
         finally:
-            aside.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
-    return _unpacked(source, item.part, prepare_bytes)
+    return _unpacked(source, item.part, use_bytes)
 
 
 def _save_bytes(path, data):
@@ -372,9 +381,11 @@ def _flat_mask(root, item, array):
     return binary(read_npy(root / item.mask), str(root / item.mask))
 
 
-def _read_flat(root, item):
+def _read_flat(root, item, levels):
     "A slice as it is: plane in [0,1], mask, and what is to be said of it."
     path = root / item.source
+    if levels != [LEVEL]:
+        raise ValueError(f"{path}: a slice, not a volume; prepare it without --planes")
     array = read_h5(path, int(item.part)) if item.boxes else read_npy(path)
     slice = scale_slice(array, f"{path}, slice {item.part}" if item.boxes else str(path))
     top = float(np.percentile(array[array > 0], 98))
@@ -461,7 +472,7 @@ def _save_planes(paths, planes, masks):
             _save(mask_path, lambda part, z=z: nib.save(_plane_image(masks[z].astype(np.uint8), z), part))
 
 
-def _make(root, item, out, paths, digest, levels):
+def _make(root, item, out, paths, digest, levels, tell):
     "Prepare one item and write the results; returns the record."
     record = dict(
         recipe=RECIPE,
@@ -474,10 +485,9 @@ def _make(root, item, out, paths, digest, levels):
         in_mni=item.in_mni,
     )
     if _is_flat(item):
-        if levels != [LEVEL]:
-            raise ValueError(f"{root / item.source}: a slice, not a volume; prepare it without --planes")
-        plane, mask, said = _read_flat(root, item)
+        plane, mask, said = _read_flat(root, item, levels)
         record |= said
+        tell("writing")
         _save_planes(paths, {LEVEL: plane}, None if mask is None else {LEVEL: mask})
         _save(
             paths["quality"],
@@ -487,7 +497,9 @@ def _make(root, item, out, paths, digest, levels):
             ),
         )
     else:
-        prepared = _preprocess_item(root, item, out)
+        to_slice = partial(preprocess, in_mni=item.in_mni, tell=tell)
+        prepared = _with_volume(root, item, out / ".aside", to_slice)
+        tell("writing")
         odd = suspicions(prepared.facts)
         record |= dict(
             facts=prepared.facts,
@@ -548,35 +560,43 @@ COLUMNS = [
 ]
 
 
+def _row(item):
+    return dict(id=item.id, source=item.source, part=item.part, mask=item.mask, made=False)
+
+
+def _told(error):
+    "What is wrong with a scan, in a line."
+    if isinstance(error, (ValueError, OSError)):
+        return " ".join(str(error).split())
+    return f"{type(error).__name__}: {error}; please report it with the file's header"
+
+
 def prepare_item(
     item: Item,
     root: Path,
     out: Path,
     levels: tuple = (LEVEL,),  # z of the planes in mm
-) -> dict:  # row of the index
+    tell: Callable = silent,  # called with the name of each step
+) -> dict:  # row of the index; `made`: there was work to do
     "Prepare one scan, unless that is done; what is wrong with it becomes the reason in its row."
     root, out, levels = Path(root), Path(out), list(levels)
-    paths, row = _paths(out, item, levels), dict(id=item.id, source=item.source, part=item.part, mask=item.mask)
+    paths, row = _paths(out, item, levels), _row(item)
     try:
         if item.problem:
             raise ValueError(item.problem)
+        tell("reading")
         digest = _hash(root, item)
         record = _finished(root, item, paths, digest, levels)
         if record is None:
+            row["made"] = True
             _forget(paths)
-            record = _make(root, item, out, paths, digest, levels)
+            record = _make(root, item, out, paths, digest, levels, tell)
     except Exception as error:  # one scan must not end the run
         if isinstance(error, OutputError) and not error.only_here:
             raise  # of the disk, not of the scan
         with suppress(OSError):  # of a name that the file system cannot hold
             _forget(paths)
-        known = isinstance(error, (ValueError, OSError))
-        reason = (
-            " ".join(str(error).split())
-            if known
-            else f"{type(error).__name__}: {error}; please report it with the file's header"
-        )
-        return row | dict(status="skipped", reason=reason)
+        return row | dict(status="skipped", reason=_told(error))
     odd = record["suspicions"]
     return row | record["facts"] | dict(hash=record["hash"], status="suspect" if odd else "done", reason="; ".join(odd))
 
@@ -680,68 +700,102 @@ def _write_heights(table, out, levels):
     write_table(pd.DataFrame(rows, columns=["path", "z"]), out / "slices" / "planes.csv", out / ".aside")
 
 
-def _lost(item, root, out, levels):
+def _lost(item, *task):
     "The row of an item that ended its process."
-    row = dict(id=item.id, source=item.source, part=item.part, mask=item.mask)
-    return row | dict(status="skipped", reason="reading it ended the process (out of memory?)")
+    return _row(item) | dict(status="skipped", reason="reading it ended the process (out of memory?)")
 
 
-def _told_planes(levels):
-    return f"{len(levels)} from z = {levels[0]:+d} to {levels[-1]:+d} mm"
+_ASKED = dict(kind="another kind of data set", root="other scans", levels="other planes")
 
 
-def _make_room(kind, levels, out, overwrite):
-    "Refuse to mix slices of several kinds of data set, or of several choices of planes, or remove the others."
+def _told_value(value):
+    return f"{len(value)} from z = {value[0]:+d} to {value[-1]:+d} mm" if isinstance(value, list) else value
+
+
+def _check_room(out, asked, overwrite):
+    "Refuse to mix slices of several runs in one folder; else what was asked of the run whose slices lie there."
     for folder in ("slices", "quality", "records"):
         if (out / folder).is_symlink():
             raise OutputError(f"{out / folder}: a link, and results are not written through links; remove it")
     run = read_json(out / "run.json")
-    there, planes = (run.get("kind", kind), run.get("levels", [LEVEL])) if run else (kind, levels)
-    differ = [f"another kind of data set ({there} there, {kind} now)"] * (there != kind)
-    differ += [f"other planes ({_told_planes(planes)} there, {_told_planes(levels)} now)"] * (planes != levels)
+    there = {key: run.get(key, [LEVEL] if key == "levels" else asked[key]) for key in asked} if run else asked
+    differ = [
+        f"{what} ({_told_value(there[key])} there, {_told_value(asked[key])} now)"
+        for key, what in _ASKED.items()
+        if there[key] != asked[key]
+    ]
     if differ and not overwrite:
         told = "choose another folder, or replace them by --overwrite"
         raise ValueError(f"{out}: holds slices of {' and '.join(differ)}; {told}")
-    if differ:
+    return there
+
+
+def _same_sort(there, asked):
+    "Whether the slices of one run may serve the other, if they are of the same scans."
+    return all(there[key] == asked[key] for key in ("kind", "levels"))
+
+
+def _make_room(out, asked, items, overwrite):
+    "Remove what is not of this run."
+    there = _check_room(out, asked, overwrite)
+    stay = {item.id for item in items} if _same_sort(there, asked) else set()
+    if there != asked:
         remove(out / "slices" / "planes.csv")
-        for record in (out / "records").glob("*.json"):
-            for level in ("", *(f"_z{z}" for z in planes)):
+        for record in (path for path in (out / "records").glob("*.json") if path.stem not in stay):
+            for level in ("", *(f"_z{z}" for z in there["levels"])):
                 for mask in ("", "_mask"):
                     remove(out / "slices" / f"{record.stem}{level}{mask}.nii.gz")
             remove(out / "quality" / f"{record.stem}.png")
             remove(record)
     remove(out / ".aside")  # of a run that was killed
-    write_json(out / "run.json", dict(kind=kind, levels=levels))
+    write_json(out / "run.json", asked)
 
 # %% ../../nbs/scans/prepare.ipynb #48a198de
+def _open_set(kind, root, out, planes):
+    "What is asked for, the scans, and what is passed over."
+    if planes and kind == "fastmri":
+        raise ValueError("planes: fastMRI has slices, no volumes; leave --planes out")
+    levels = parse_planes(planes) if planes else [LEVEL]
+    if root.resolve() == out.resolve():
+        raise ValueError(f"{out}: raw scans lie there; choose another folder for what is made")
+    return dict(kind=kind, root=str(root.resolve()), levels=levels), *list_items(kind, root, out)
+
+
+def _prepare_each(items, root, out, levels, workers, progress):
+    "The rows of all items; of other processes, the line tells which scan is waited for."
+    line, table = ScanLine(len(items), shown=progress), []
+    more = () if workers else (line.tell,)
+    rows = run_each(prepare_item, ((item, root, out, levels, *more) for item in items), workers, _lost)
+    with line.bar, closing(rows):
+        for item in items:
+            line.scan = item.id
+            if workers:
+                line.tell("preparing")
+            table.append(next(rows))
+            line.skipped += table[-1]["status"] == "skipped"
+            (line.bar.update if table[-1]["made"] else line.done_before)()
+    return table
+
+
 def prepare(
     kind: str,  # "ixi", "atlas", "fastmri" or "folder"
     root: Path,  # where the raw scans lie; for IXI also the tar file
     out: Path,  # what is made goes here; run again to go on
     workers: int = 0,  # processes, each some 2 GB; 0: this one
     progress: bool = True,
-    overwrite: bool = False,  # replace slices of another kind of data set, or of other planes
+    overwrite: bool = False,  # replace slices of another kind of data set, of other scans or of other planes
     planes: str = "",  # START:STOP:STEP in mm of MNI z; "": z = +23 mm
 ) -> pd.DataFrame:  # one row per item, with the columns of `COLUMNS`, as in out/index.csv; `attrs["passed_over"]`
     "From raw scans to slices."
     root, out = Path(root).expanduser(), Path(out).expanduser()
     if workers < 0:
         raise ValueError(f"{workers} workers; give 0 or more")
-    if planes and kind == "fastmri":
-        raise ValueError("planes: fastMRI has slices, no volumes; leave --planes out")
-    levels = parse_planes(planes) if planes else [LEVEL]
-    if root.resolve() == out.resolve():
-        raise ValueError(f"{out}: raw scans lie there; choose another folder for what is made")
-    items, passed = list_items(kind, root, out)
+    asked, items, passed = _open_set(kind, root, out, planes)
+    levels = asked["levels"]
     with alone(out):
-        _make_room(kind, levels, out, overwrite)
-        rows = run_each(prepare_item, ((item, root, out, levels) for item in items), workers, _lost)
-        with progress_bar(len(items), desc="prepare", unit="scan", disable=not progress) as bar:
-            table = []
-            for row in rows:
-                table.append(row)
-                bar.update()
-        table = _same_twice(pd.DataFrame(table).reindex(columns=COLUMNS))
+        _make_room(out, asked, items, overwrite)
+        rows = _prepare_each(items, root, out, levels, workers, progress)
+        table = _same_twice(pd.DataFrame(rows).reindex(columns=COLUMNS))
         table.attrs["passed_over"] = dict(passed)
         write_table(table, out / "index.csv", out / ".aside")
         with whole(out / "contact.png", out / ".aside") as part:
@@ -750,4 +804,40 @@ def prepare(
         if kind == "ixi":
             _write_splits(table, out)
         remove(out / ".aside")
+    return table
+
+# %% ../../nbs/scans/prepare.ipynb #e85a2726
+def _outlook(item, root, out, levels, aside):
+    "What would become of a scan, and why."
+    try:
+        if item.problem:
+            raise ValueError(item.problem)
+        digest = _hash(root, item)
+        if out and _finished(root, item, _paths(out, item, levels), digest, levels):
+            return dict(status="done before", reason="")
+        if _is_flat(item):
+            _read_flat(root, item, levels)
+        else:
+            _with_volume(root, item, aside, read_with_mask)
+    except Exception as error:
+        return dict(status="skipped", reason=_told(error))
+    return dict(status="to do", reason="")
+
+
+def survey_items(
+    kind: str,  # as in `prepare`, like all of these
+    root: Path,
+    out: Path,
+    overwrite: bool = False,
+    planes: str = "",
+) -> pd.DataFrame:  # one row per item: id, source, status ("to do", "done before" or "skipped"), reason
+    "What `prepare` would do."
+    root, out = Path(root).expanduser(), Path(out).expanduser()
+    asked, items, passed = _open_set(kind, root, out, planes)
+    there = _check_room(out, asked, overwrite)
+    kept = out if _same_sort(there, asked) else None
+    with tempfile.TemporaryDirectory() as aside:
+        seen = [_outlook(item, root, kept, asked["levels"], Path(aside)) for item in items]
+    table = pd.DataFrame([dict(id=item.id, source=item.source) | row for item, row in zip(items, seen)])
+    table.attrs["passed_over"] = dict(passed)
     return table

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MNI_SHAPE', 'MNI_AFFINE', 'BOUNDS', 'read_dicom', 'read_volume', 'mni_template', 'head_template', 'correct_bias',
            'Registration', 'register', 'to_mni', 'to_scan', 'head_region', 'scale_head', 'slice_likeness', 'suspicions',
-           'Preprocessed', 'preprocess', 'parse_planes', 'head_planes', 'mask_planes']
+           'Preprocessed', 'silent', 'ScanLine', 'read_with_mask', 'preprocess', 'parse_planes', 'head_planes',
+           'mask_planes']
 
 # %% ../../nbs/scans/preprocess.ipynb #f5736144
 import math
@@ -24,6 +25,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
+from ..config import progress_bar
 from ..data import check_lesion, scale_slice
 from ..evaluation.baselines import MeanSlice
 from ..find import dicom_series
@@ -456,27 +458,61 @@ class Preprocessed:
     facts: dict  # cost, contrast, likeness, head_area (cm2), median, coverage, thickest_voxel (mm), top
     mask_volume: nib.Nifti1Image | None = None  # [197,233,189] uint8 in MNI space
 
+# %% ../../nbs/scans/preprocess.ipynb #c3fa0e30
+def silent(stage):
+    "Tell nobody."
+
+
+class ScanLine:
+    "The progress of a run over scans: how many, the time left, and what is done to which."
+
+    def __init__(self, total: int, done: int = 0, skipped: int = 0, shown: bool = True):
+        form = "{bar:10} {n_fmt}/{total_fmt} scans, {remaining} left{postfix}"
+        about = dict(desc="scans", unit="scan", bar_format=form, dynamic_ncols=True)
+        self.bar = progress_bar(total, initial=done, smoothing=0, disable=not shown, **about)
+        self.skipped, self.scan = skipped, ""
+
+    def tell(self, stage: str):
+        "Name the stage of the scan."
+        skipped = f"{self.skipped} skipped, " if self.skipped else ""
+        self.bar.set_postfix_str(f"{skipped}{stage} {self.scan}")
+
+    def done_before(self):
+        "A scan without work, which says nothing about the time left."
+        if not self.bar.disable:
+            self.bar.initial += 1
+        self.bar.update()
+
 # %% ../../nbs/scans/preprocess.ipynb #109225c2
 def _axial(volume, z=SLICE_AFFINE[2, 3]):
     "A plane of a volume in MNI space as a picture."
     return np.asarray(volume.dataobj)[:, :, int(z - MNI_AFFINE[2, 3])].T[::-1]
 
 
-def preprocess(
-    path,  # NIfTI file, folder with one DICOM series, or a volume in memory
+def read_with_mask(
+    scan,  # NIfTI file, folder with one DICOM series, or a volume in memory
     mask=None,  # NIfTI file or volume on the scan's grid
+) -> tuple:  # volume, mask or None
+    "A scan and its mask, both checked."
+    volume = check_volume(scan) if isinstance(scan, nib.Nifti1Image) else read_volume(scan)
+    if mask is None:
+        return volume, None
+    drawn = isinstance(mask, nib.Nifti1Image)
+    outline = check_mask(mask) if drawn else read_nifti_mask(mask)
+    check_same_grid(outline, volume, "mask" if drawn else str(mask))
+    return volume, outline
+
+
+def preprocess(
+    path,  # as in `read_with_mask`
+    mask=None,  # likewise
     in_mni: bool | None = None,  # the scan lies in MNI space; None: as header or name say
-    tell: Callable = lambda step: None,  # called with the name of each long step
+    tell: Callable = silent,  # called with the name of each long step
 ) -> Preprocessed:
     "From a raw scan to the slice that the model needs."
     loaded = isinstance(path, nib.Nifti1Image)
     where = "volume" if loaded else str(path)
-    volume = check_volume(path) if loaded else read_volume(path)
-    outline = None
-    if mask is not None:
-        drawn = isinstance(mask, nib.Nifti1Image)
-        outline = check_mask(mask) if drawn else read_nifti_mask(mask)
-        check_same_grid(outline, volume, "mask" if drawn else str(mask))
+    volume, outline = read_with_mask(path, mask)
     if in_mni is None:
         in_mni = not loaded and not Path(path).is_dir() and says_mni(path)
     try:
@@ -492,7 +528,7 @@ def preprocess(
         raise ValueError(f"{where}: {str(error).strip().splitlines()[-1]}") from error
     if outline is not None:
         outline = to_mni(outline, registration, order=0)
-        check_lesion(_axial(outline) > 0, plane, "mask" if drawn else str(mask))
+        check_lesion(_axial(outline) > 0, plane, "mask" if isinstance(mask, nib.Nifti1Image) else str(mask))
     facts = _facts(volume, placed, plane, head, top, slice, registration)
     return Preprocessed(
         slice, plane, placed, None if outline is None else _axial(outline) > 0, registration, facts, outline

@@ -261,7 +261,8 @@ def draw_overlay(
 _UNIT = "1 is the 98th percentile of the head in the plane examined"
 _KINDS = {
     "anomaly_map": dict(
-        Description="How much the scan departs from its pseudo-healthy image. 0 where no plane was examined, too",
+        Description="How much the scan departs from its pseudo-healthy image. It is not a probability. "
+        "0 where no plane was examined, too",
         Units="arbitrary",
         Range=[0, 1],
     ),
