@@ -106,7 +106,7 @@ def as_python(
             if weights
             else "# model: your own detector",
             f"d = model.detect(image[None]{written(_arguments(seen, view))})",
-            'print(f"score {d.score.item():.6f}")  # d.anomaly_map, d.mask, ... are [1,1,H,W], d.restored is like image[None]',
+            'print(f"score {d.score.item():.6f}")  # d.anomaly_map and d.mask [1,1,H,W], d.restored [1,C,H,W]',
             "",
         ]
     )
