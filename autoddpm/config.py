@@ -9,6 +9,7 @@ __all__ = ['PAPER', 'SEEDS', 'MIN_SIZE', 'repo_root', 'data_root', 'weights_root
 
 # %% ../nbs/00_config.ipynb #18ccfb42
 import ast
+import configparser
 import difflib
 import hashlib
 import importlib.metadata
@@ -27,7 +28,6 @@ import torch
 from tqdm import tqdm as plain_tqdm
 from tqdm.auto import tqdm
 
-from . import __version__
 from .output import whole
 
 # %% ../nbs/00_config.ipynb #9e84ae5d
@@ -154,10 +154,21 @@ def sha256(path) -> str:  # first 16 hexadecimal digits
     return digest.hexdigest()[:16]
 
 
+def _version(root):
+    "Version of the package, installed or not."
+    try:
+        return importlib.metadata.version("autoddpm")
+    except importlib.metadata.PackageNotFoundError:
+        settings = configparser.ConfigParser()
+        settings.read(root / "settings.ini", encoding="utf-8")
+        return settings["DEFAULT"]["version"]
+
+
 @cache
 def code_version() -> str:
     "Version of the package; in a clone with the commit, and `+dirty` if files outside `figures` differ from it."
-    version, root = __version__, Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent
+    version = _version(root)
     if not ((root / "settings.ini").is_file() and (root / ".git").exists()):
         return version  # git would look further up, in a folder that is not ours
 
