@@ -273,12 +273,12 @@ def test_one_bad_item_ends_nothing(tmp_path, monkeypatch):
 
     alone_in = []
 
-    def no_memory(plan, images, batch_size):
+    def no_memory(plan, images, batch_size, heights):
         if len(images) == 1:
             alone_in.append(1)
         if len(images) == 4 or len(alone_in) == 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return find(plan, images, batch_size)
+        return find(plan, images, batch_size, heights)
 
     monkeypatch.setattr(writing, "draw_overlay", fail_once)
     monkeypatch.setattr(batch, "find_anomalies", no_memory)

@@ -256,8 +256,6 @@ def test_wrong_arguments_are_refused_by_name(method):
 
 IMAGES = {
     "8x8": torch.rand(1, 1, 8, 8),
-    "33x33": torch.rand(1, 1, 33, 33),
-    "wide": torch.rand(1, 1, 32, 64),
     "empty": torch.rand(0, 1, 32, 32),
     "colour": torch.rand(1, 3, 32, 32),
     "no batch": torch.rand(1, 32, 32),
