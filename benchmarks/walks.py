@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from denoiser import Denoiser
 from diffusers import DDIMPipeline, DDPMPipeline, UNet2DModel
 from diffusers import DDIMScheduler as DiffusersDDIM
 from diffusers import DDPMScheduler as DiffusersDDPM
@@ -22,10 +23,9 @@ from monai.networks.schedulers import DDIMScheduler as MonaiDDIM
 from monai.networks.schedulers import DDPMScheduler as MonaiDDPM
 from run import facts, in_turns
 from threadpoolctl import threadpool_limits
-from torch import nn
 
 from autoddpm.adapters import adapt, read_scheduler
-from autoddpm.schedule import Schedule, eps_from_x0, p_mean_variance, q_sample
+from autoddpm.schedule import Schedule, p_mean_variance, q_sample
 
 SCHEDULERS = dict(monai=dict(ddpm=MonaiDDPM, ddim=MonaiDDIM), diffusers=dict(ddpm=DiffusersDDPM, ddim=DiffusersDDIM))
 SCHEDULES = dict(  # our name -> theirs
@@ -67,22 +67,6 @@ def scheduler_of(s: Setting, exact: bool = False):
         scheduler.one = scheduler.final_alpha_cumprod = torch.ones((), dtype=torch.float64)
     scheduler.set_timesteps(s.levels)
     return scheduler
-
-
-class Denoiser(nn.Module):
-    "A network at once, whose guess of the clean image often leaves the range of images."
-
-    def __init__(self, scheduler, kind: str):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = nn.Conv2d(1, 1, 3, padding=1)
-        self.kind, self.schedule = kind, Schedule.from_alpha_bar(scheduler.alphas_cumprod)
-
-    def forward(self, y, t):
-        x0 = 1.5 * torch.tanh(y + self.conv(y))
-        eps = eps_from_x0(self.schedule, y, t, x0)
-        v = self.schedule.signal(t, y) * eps - self.schedule.noise(t, y) * x0
-        return dict(epsilon=eps, sample=x0, v_prediction=v)[self.kind]
 
 
 def start(schedule, value_range: tuple, level: int, dtype: torch.dtype) -> torch.Tensor:

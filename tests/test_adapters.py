@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from typer.testing import CliRunner
 
 from autoddpm import AnoDDPM, AutoDDPM
@@ -15,9 +14,10 @@ from autoddpm.cli import app
 from autoddpm.ddpm import DDPM, load_ddpm
 from autoddpm.detect import Detection
 from autoddpm.exports import AnomalibResult, to_anomalib, to_diffusers, to_monai
-from autoddpm.schedule import Schedule, eps_from_x0, p_mean_variance, q_sample
+from autoddpm.schedule import Schedule, p_mean_variance, q_sample
 from autoddpm.train import TrainSettings, fit, new_ddpm
 from autoddpm.unet import UNet
+from benchmarks.denoiser import Denoiser
 
 RANGES = ((0, 1), (-1, 1))
 KINDS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
@@ -39,22 +39,6 @@ def scheduler_of(library: str, sampler: str, schedule: str, levels: int = LEVELS
     betas = {} if schedule == "cosine" else BETAS
     names = dict(beta_schedule=DIFFUSERS[schedule]) if library == "diffusers" else dict(schedule=MONAI[schedule])
     return getattr(made, f"{sampler.upper()}Scheduler")(levels, **names, **betas | more)
-
-
-class Denoiser(nn.Module):
-    "A network at once, whose guess of the clean image often leaves the range of images."
-
-    def __init__(self, scheduler, prediction):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = nn.Conv2d(1, 1, 3, padding=1)
-        self.prediction, self.schedule = prediction, Schedule.from_alpha_bar(scheduler.alphas_cumprod)
-
-    def forward(self, y, t):
-        x0 = 1.5 * torch.tanh(y + self.conv(y))
-        eps = eps_from_x0(self.schedule, y, t, x0)
-        v = self.schedule.signal(t, y) * eps - self.schedule.noise(t, y) * x0
-        return dict(epsilon=eps, sample=x0, v_prediction=v)[self.prediction]
 
 
 def their_walk(net, scheduler, y, levels, **step):
