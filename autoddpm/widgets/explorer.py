@@ -18,7 +18,15 @@ import numpy as np
 import torch
 
 from ..ddpm import DDPM
-from ..detect import CHAINS, AutoDDPM, Detection, chain_settings, find_threshold, plain_settings
+from autoddpm.detect import (
+    CHAINS,
+    AutoDDPM,
+    Detection,
+    chain_settings,
+    find_threshold,
+    plain_settings,
+    plane_thresholds,
+)
 from ..maps import CoarseAutoDDPM
 from ..mask import anomaly_mask
 from ..scans.clusters import percentile
@@ -232,9 +240,14 @@ def measured(
     weights: str,  # their name; "": they lie in no file
     settings: dict,  # of `settings_of`
     masking: float | str,  # threshold of the likelihood
+    z: float | None = None,  # height in mm, for weights of several planes
 ) -> tuple:  # (threshold of the map or None, scores of healthy slices, rising; maybe none)
-    "What was measured on healthy slices for weights and settings."
+    "What was measured on healthy slices for weights and settings; of weights of several planes, at that plane."
     record = plain_settings(dict(detector.depends(settings, masking), method=detector.method))
+    if detector.model.planes:  # their scores are those of whole volumes
+        levels = plane_thresholds(detector.calibration, "map", record)
+        level = levels[min(levels, key=lambda there: abs(there - z))] if levels else np.inf
+        return level if np.isfinite(level) else None, []
     try:
         level = find_threshold(detector.calibration, "map", record)
     except ValueError:
@@ -250,9 +263,12 @@ def explore(
     cache: StageCache,
     watch=None,  # function of each `Step` of the draft, called while it runs
     progress=None,  # function of the number of network calls so far, and of all
+    z: float | None = None,  # height of the plane in mm, where it is known
 ) -> View:
     "Every stage of one slice for a choice, from the cache where possible."
     detector, weights = detectors(choice.chain)
+    if detector.model.planes:
+        detector = detector.at(None if z is None else torch.tensor([float(z)]))
     s, calls, fresh, seconds = settings_of(detector, choice), [], [], {}
     x = x.to(detectors.device)
 
@@ -268,14 +284,14 @@ def explore(
         return kept.value
 
     with ExitStack() as stack:
-        for model in {detector.model, getattr(detector, "repair", detector.model)}:
+        for model in {model.unet: model for model in detector.networks}.values():
             stack.enter_context(watched(model, one_more))
         digest = hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest()
-        key = (digest, tuple(x.shape), weights, detector.method, choice.seed, s["coarse"], s["likelihood"])
+        key = (digest, tuple(x.shape), z, weights, detector.method, choice.seed, s["coarse"], s["likelihood"])
         draft, walk = stage("draft", key, lambda: draft_walk(detector, x, choice.seed, s, watch))
         threshold, source = choose_threshold(detector, choice, draft[1])
         key = (key, threshold, s["resample"], s.get("score"))
         found = stage("finish", key, lambda: detector.finish(x, *draft, threshold, choice.seed, s))
     masking = "p95" if source == "95th percentile" else threshold
-    known = measured(detector, weights, s, masking)
+    known = measured(detector, weights, s, masking, z)
     return View(x.cpu(), choice, s, threshold, source, found, walk, *known, seconds, fresh, len(calls))

@@ -181,12 +181,13 @@ def _scan(self: Session, message, send):
     "Open what is asked for, draw the lesion, and send both."
     want, n = message["want"], message["n"]
     source = self.cache.get("source", want["source"], lambda: self._open(want["source"], n, send))[0].value
-    z = source.middle if want["z"] is None else want["z"]
+    choice = Choice(**want["choice"])
+    z = source.first(self.detectors(choice.chain)[0].model.planes) if want["z"] is None else want["z"]
     lesion = Lesion(**{**want["lesion"], "place": _place(want["lesion"]["place"])}) if want["lesion"] else None
     if lesion and not source.is_head:
         raise ValueError(f"{source.name}: lesions are drawn in heads only; draw into the file, and open it again")
     image, self.truth = lesion.draw(source.plane(z)) if lesion else (source.plane(z), source.truth)
-    self.seen = Seen(source, z, lesion, Choice(**want["choice"]), self.detectors, self.loaded)
+    self.seen = Seen(source, z, lesion, choice, self.detectors, self.loaded)
     size = list(image.shape[-2:])
     if z is not None and message["have"] != want["source"]:
         planes = (source.planes * 255).round().to(torch.uint8).numpy().tobytes()
@@ -210,11 +211,13 @@ def notes_of(
     view: View,
 ) -> list:  # of text
     "What to know of a view before it is believed."
+    planes = seen.detectors(seen.choice.chain)[0].model.planes
     unknown = (
         "For these settings no threshold of the map was calibrated: nothing is marked, and the score has no percentile."
     )
     said = {
-        off_plane(seen.z): bool(off_plane(seen.z)),
+        off_plane(seen.z, planes): bool(off_plane(seen.z, planes)),
+        "These weights know whole volumes: the score of one plane has no percentile.": bool(planes),
         unknown: view.map_threshold is None,
         "No threshold of the mask was calibrated for these settings: it takes the upper 5 % of the slice.": (
             view.threshold_from == "95th percentile" and seen.choice.threshold is None
@@ -234,7 +237,7 @@ def _ask(self: Session, message, buffers, send):
 
     slow = chain_facts(self.detectors, self.seen.choice.chain)["calls"] > 20
     view = self.view = explore(
-        self.detectors, image[None], self.seen.choice, self.cache, None, progress if slow else None
+        self.detectors, image[None], self.seen.choice, self.cache, None, progress if slow else None, self.seen.z
     )
     pictures, packed = _packed({name: x[0] for name, x in view.stages.items() if name != "scan"})
     known = off_plane(self.seen.z) == ""

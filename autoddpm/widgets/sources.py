@@ -51,17 +51,21 @@ class Source:
     shape: tuple = ()  # of a volume, as stored
     affine: np.ndarray | None = None  # likewise
 
-    @property
-    def middle(self) -> int | None:
-        "The height that is shown first: the one that the weights know."
-        return LEVEL if LEVEL in self.heights else self.heights[len(self.heights) // 2]
+    def first(
+        self,
+        planes: tuple | None = None,  # lowest and highest z that the weights know, in mm; None: one plane
+    ) -> int | None:  # None: a slice
+        "The height that is shown first: one that the weights know, if there is one."
+        low, high = planes or (LEVEL, LEVEL)
+        aim = LEVEL if low <= LEVEL <= high else (low + high) / 2
+        return None if self.heights == (None,) else min(self.heights, key=lambda z: abs(z - aim))
 
     def plane(
         self,
-        z: int | None = None,  # mm; None: `middle`
+        z: int | None = None,  # mm; None: `first`
     ) -> torch.Tensor:  # [C,H,W]
         "One slice."
-        z = self.middle if z is None else z
+        z = self.first() if z is None else z
         if z not in self.heights:
             low, high = self.heights[0], self.heights[-1]
             there = "one slice, whose height is not known" if low is None else f"planes from {low:+d} to {high:+d} mm"
@@ -76,9 +80,12 @@ class Source:
         return valid_pixels(image[None], "head" if self.is_head else None)[0]
 
 
-def off_plane(z: int | None) -> str:
+def off_plane(
+    z: int | None,  # None: a slice
+    planes: tuple | None = None,  # as in `Source.first`
+) -> str:
     "What to know of a plane that the weights were not trained on; empty: nothing."
-    return "" if z in (None, LEVEL) else OFF_LEVEL
+    return "" if planes or z in (None, LEVEL) else OFF_LEVEL  # the network refuses those beyond its planes
 
 # %% ../../nbs/widgets/sources.ipynb #1d1f5fa6
 def slice_name(s) -> str:  # of a `Slice`

@@ -77,7 +77,9 @@ def _reading(seen):
 def _arguments(seen, view):
     "Keywords of `detect`."
     threshold = {"calibrated": None, "95th percentile": "p95"}.get(view.threshold_from, view.threshold)
-    return dict(seed=seen.choice.seed, masking_threshold=threshold, progress=False) | seen.choice.keywords
+    planes = seen.detectors(seen.choice.chain)[0].model.planes
+    common = dict(seed=seen.choice.seed, masking_threshold=threshold, progress=False)
+    return common | ({"z": [float(seen.z)]} if planes else {}) | seen.choice.keywords
 
 
 def as_python(

@@ -39,7 +39,9 @@ class Layout {
     for (const picture of this.main) { row.append(picture.box); this.handle(picture); }
     const scale = make("span", {className: "scale"});
     scale.append(this.bar, this.tick = make("b", {title: "marked from here on"}));
-    this.map.note.append(this.extent = make("i", {className: "area"}), make("i", {textContent: "0"}), scale, this.barEnd = make("i"));
+    const ends = make("span", {className: "ends"});
+    ends.append(make("i", {textContent: "0"}), scale, this.barEnd = make("i"));
+    this.map.note.append(this.extent = make("i", {className: "area"}), ends);
     this.legend = ["marked", "lesion"].map(name => make("i", {className: `line ${name}`, textContent: name, hidden: true}, this.scan.note));
   }
 
