@@ -30,7 +30,7 @@ from autoddpm.detect import (
 from .compare import Cohort, Outcome, measure, slice_table, stack
 from .methods import Method, batch_request, digest
 from .metrics import Sweep, bootstrap, weighted_mean
-from .runs import Place
+from .runs import Place, weights_text
 from ..mask import anomaly_likelihood, anomaly_mask, coarse_pass
 from ..perceptual import lpips_distance
 from ..resample import resample, resample_levels
@@ -470,10 +470,9 @@ def save_changes(
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_csv(folder / "rows.csv", index=False, float_format="%.6g")
     settings = ", ".join(f"{name} = {value}" for name, value in base.items() if name != "variant")
-    weights = f"{identity.get('name', '')} {identity.get('sha256', '')[:8]}".strip()
     foot = (
         f"Data: {cohort.name}, n = {len(cohort.lesioned)} lesioned and {len(cohort.healthy)} healthy slices. "
-        f"Weights {weights}; base chain {chain}{f' ({settings})' if settings else ''}, seed {seed}. "
+        f"Weights {weights_text(identity)}; base chain {chain}{f' ({settings})' if settings else ''}, seed {seed}. "
         "Thresholds of each change: 5 % of the healthy heads here pass."
     )
     facts = dict(

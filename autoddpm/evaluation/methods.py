@@ -96,8 +96,8 @@ def _masking_threshold(value, detector: AutoDDPM, settings: dict):
     return detector.mask_threshold_or_p95(detector.stage_settings(**settings))
 
 
-def _build_autoddpm(weights: str, settings: dict, masking_threshold, device: str) -> Method:
-    detector = AutoDDPM.from_pretrained(weights, device)
+def _build_autoddpm(weights: str, settings: dict, masking_threshold, device: str, precision: str) -> Method:
+    detector = AutoDDPM.from_pretrained(weights, device, precision)
     threshold = _masking_threshold(masking_threshold, detector, settings)
     stages = autoddpm_settings(**settings)
     for stage in ("coarse", "resample"):
@@ -105,15 +105,15 @@ def _build_autoddpm(weights: str, settings: dict, masking_threshold, device: str
     return Method("autoddpm", detector, settings | dict(masking_threshold=threshold))
 
 
-def _build_coarse(simplex_weights: str, weights: str, masking_threshold, device: str) -> Method:
-    detector = CoarseAutoDDPM.from_pretrained(simplex_weights, weights, device)
+def _build_coarse(simplex_weights: str, weights: str, masking_threshold, device: str, precision: str) -> Method:
+    detector = CoarseAutoDDPM.from_pretrained(simplex_weights, weights, device, precision)
     # its map has a scale of its own, so a number given for AutoDDPM's likelihood does not apply
     threshold = "p95" if masking_threshold == "p95" else detector.mask_threshold_or_p95(detector.stage_settings())
     return Method("autoddpm-coarse", detector, dict(masking_threshold=threshold))
 
 
-def _build_anoddpm(name: str, weights: str, settings: dict, device: str) -> Method:
-    detector = AnoDDPM.from_pretrained(weights, device)
+def _build_anoddpm(name: str, weights: str, settings: dict, device: str, precision: str) -> Method:
+    detector = AnoDDPM.from_pretrained(weights, device, precision)
     level, coarse = settings.get("noise_level_recon", PAPER.noise_level_recon), autoddpm_settings(**settings)["coarse"]
     detector.model.check_level(level)
     # on training subjects the second-order walk cost AnoDDPM AUPRC
@@ -132,13 +132,14 @@ def build_methods(
     simplex_weights: str = "ixi-simplex",  # of the methods with simplex noise
     masking_threshold: float | str = "",  # of AutoDDPM: "" takes the one stored with the weights; a number; or "p95"
     device: str = "cpu",
+    precision: str = "float32",  # of the diffusion models' networks, or "bfloat16"
 ) -> dict:  # name -> Method
     "The methods by name, ready to run; what does not exist or does not fit is refused before anything runs."
     build = {
-        "autoddpm": lambda: _build_autoddpm(weights, settings, masking_threshold, device),
-        "autoddpm-coarse": lambda: _build_coarse(simplex_weights, weights, masking_threshold, device),
-        "anoddpm": lambda: _build_anoddpm("anoddpm", weights, settings, device),
-        "anoddpm-simplex": lambda: _build_anoddpm("anoddpm-simplex", simplex_weights, settings, device),
+        "autoddpm": lambda: _build_autoddpm(weights, settings, masking_threshold, device, precision),
+        "autoddpm-coarse": lambda: _build_coarse(simplex_weights, weights, masking_threshold, device, precision),
+        "anoddpm": lambda: _build_anoddpm("anoddpm", weights, settings, device, precision),
+        "anoddpm-simplex": lambda: _build_anoddpm("anoddpm-simplex", simplex_weights, settings, device, precision),
         "dae": lambda: Method("dae", DenoisingAutoencoder.from_pretrained("ixi-dae", device)),
         "mean-slice": lambda: Method("mean-slice", MeanSlice.from_pretrained()),
         "mean-slice-smoothed": lambda: Method("mean-slice-smoothed", SmoothMeanSlice.from_pretrained()),

@@ -99,11 +99,12 @@ def sweep_methods(
     levels: list,  # noise levels; those above what the weights were trained for are left out
     steps: int,  # network calls of each coarse pass
     device: str = "cpu",
+    precision: str = "float32",  # of the network, or "bfloat16"
 ) -> dict:  # name -> Method, for `run_methods`
     "One method for each noise type and level."
     methods = {}
     for name in weights:
-        detector = AnoDDPM.from_pretrained(name, device)
+        detector = AnoDDPM.from_pretrained(name, device, precision)
         for level in [level for level in levels if level <= detector.model.max_level]:
             method = sweep_name(detector.model.noise_type, level)
             if method in methods:
