@@ -23,7 +23,8 @@ def run_pytest(*words: str) -> tuple:  # (passed, failed)
     "Tests; those that could not be set up have failed, those passed over count for nothing."
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "--no-header", "--tb=short", "-rs", f"--junitxml={report}", *words]
+        command = [sys.executable, "-m", "pytest", "--no-header", "--tb=short", "-rs", f"--junitxml={report}"]
+        command += ["--durations=15", *words]
         code = subprocess.run(command, cwd=ROOT, env=environment()).returncode
         if not report.is_file():
             return 0, 1

@@ -217,7 +217,9 @@ def notes_of(
     )
     said = {
         off_plane(seen.z, planes): bool(off_plane(seen.z, planes)),
-        "These weights know whole volumes: the score of one plane has no percentile.": bool(planes),
+        "These weights know whole volumes: the score of one plane has no percentile.": (
+            bool(planes) and view.map_threshold is not None
+        ),
         unknown: view.map_threshold is None,
         "No threshold of the mask was calibrated for these settings: it takes the upper 5 % of the slice.": (
             view.threshold_from == "95th percentile" and seen.choice.threshold is None
