@@ -36,6 +36,7 @@ DOCUMENTS = (
     "README.md",
     "docs/results.md",
     "docs/own_model.md",
+    "docs/volumes.md",
     "docs/speed.md",
     "autoddpm/weights/README.md",
     "benchmarks/README.md",
@@ -201,9 +202,9 @@ def content(kind: str, name: str, columns: list, losers: list) -> str:
     if kind == "index":
         return part_of_index(name)
     if not (ROOT / name).is_file():
-        makers = dict(benchmark="python benchmarks/run.py", text="python benchmarks/walks.py")
-        maker = makers.get(kind, f"autoddpm reproduce {Path(name).stem}")
-        sys.exit(f"{name}: named in a document, but not there; make it first (`{maker}`)")
+        makers = dict(benchmark="`python benchmarks/run.py`", text="see the command above it")
+        maker = makers.get(kind, f"`autoddpm reproduce {Path(name).stem}`")
+        sys.exit(f"{name}: named in a document, but not there; make it first ({maker})")
     if kind == "file":
         return page(ROOT / name)
     if kind == "text":
