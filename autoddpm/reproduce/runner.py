@@ -414,13 +414,13 @@ def outdated(
     force: bool = False,  # make what was asked for even if it is up to date
 ) -> list:  # stems to make, in order
     "What has to be made so that all that was asked for is up to date."
-    todo, left = set(), [stem for stem in asked if force or states[stem].stale]
+    due, left = set(), [stem for stem in asked if force or states[stem].stale]
     while left:
-        if (stem := left.pop()) in todo:
+        if (stem := left.pop()) in due:
             continue
-        todo.add(stem)
+        due.add(stem)
         left += [read for read in states[stem].notebook.reads if states[read].stale]
-    return [stem for stem in states if stem in todo]
+    return [stem for stem in states if stem in due]
 
 # %% ../../nbs/reproduce/runner.ipynb #43353190
 def execute(
@@ -694,14 +694,14 @@ def cores() -> int:
 
 def make(
     states: dict,  # of `survey`
-    todo: list,  # of `outdated`
+    due: list,  # of `outdated`
     place: Place,
     workers: int = 0,  # notebooks at a time; 0: two, if there are two cores
     console: Console | None = None,
 ) -> list:  # of Result
     "Run notebooks, each when what it reads is made; what fails stops only those that read it."
     workers = workers or min(2, cores())
-    waiting, running, results = list(todo), {}, {}
+    waiting, running, results = list(due), {}, {}
 
     def not_made(stem):
         return [r for r in states[stem].notebook.reads if r in results and results[r].outcome != "made"]
@@ -709,7 +709,7 @@ def make(
     def is_ready(stem):
         return not any(r in waiting or r in running for r in states[stem].notebook.reads)
 
-    with Screen(len(todo), console or Console()) as screen, Workers(workers) as pool:
+    with Screen(len(due), console or Console()) as screen, Workers(workers) as pool:
 
         def end(result):
             results[result.stem] = result
@@ -730,7 +730,7 @@ def make(
                     end(finish(running.pop(stem), states, place))
                 else:
                     screen.update(stem, job)
-    return [results[stem] for stem in todo]
+    return [results[stem] for stem in due]
 
 # %% ../../nbs/reproduce/runner.ipynb #96180060
 def paper_folder() -> Path:
@@ -777,9 +777,9 @@ def reproduce(
     "Make what is out of date."
     with alone(place.runs):
         asked, states = survey_needed(folder, place, names, dataset, source, parameters, data)
-        todo = outdated(states, asked, force)
-        done = make(states, todo, place, workers, console) if todo else []
-    return done + [Result(stem, "up to date") for stem in asked if stem not in todo]
+        due = outdated(states, asked, force)
+        done = make(states, due, place, workers, console) if due else []
+    return done + [Result(stem, "up to date") for stem in asked if stem not in due]
 
 # %% ../../nbs/reproduce/runner.ipynb #26545e08
 def _table(*headings) -> Table:
