@@ -426,12 +426,8 @@ def suspicions(
 
 def _facts(volume, in_mni, plane, head, top, slice, registration):
     brain = np.asarray(mni_template().dataobj)
-    inside = (
-        to_mni(nib.Nifti1Image(np.ones(volume.shape, np.uint8), volume.affine), registration, order=0).get_fdata()[
-            :, :, _AXIAL
-        ]
-        > 0
-    )
+    everywhere = nib.Nifti1Image(np.ones(volume.shape, np.uint8), volume.affine)
+    inside = _pull(everywhere, registration.matrix, (*MNI_SHAPE[:2], 1), SLICE_AFFINE, order=0).get_fdata()[..., 0] > 0
     grey = np.asarray(in_mni.dataobj)[brain > 0.2]
     contrast = np.corrcoef(brain[brain > 0.2], grey)[0, 1] if grey.std() > 0 else 0.0
     return dict(
