@@ -21,11 +21,6 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from .config import code_version, repo_root
-from .evaluation.runs import find_place
-from .reproduce import runner
-from .scans.sets import describe_sets
-
 # %% ../nbs/cli.ipynb #a4a26817
 def _say(text):
     with suppress(OSError, ValueError):  # nobody reads it
@@ -181,6 +176,8 @@ app = typer.Typer(
 
 def _version(asked: bool):
     if asked:
+        from autoddpm.config import code_version
+
         print(code_version())
         raise typer.Exit()
 
@@ -673,6 +670,8 @@ def _run_notebook(name, out, parameters, quiet):
     "Run a notebook of the clone; the executed copy goes to `out`. Its error, or its message in a line."
     from papermill import PapermillExecutionError, execute_notebook
 
+    from autoddpm.config import repo_root
+
     notebook = repo_root() / "nbs" / f"{name}.ipynb"
     if not notebook.is_file():
         raise FileNotFoundError(f"{notebook}: the notebooks belong to a clone of the repository; run it there")
@@ -731,6 +730,9 @@ def evaluate(
 
     Runs nbs/eval.ipynb, needs a clone, and prints its table. Run the command again to continue where it stopped.
     """
+    from autoddpm.config import repo_root
+    from autoddpm.reproduce import runner
+
     own = dict(
         dataset=dataset,
         source=source,
@@ -762,6 +764,9 @@ def data():
 
     For each set: the folder where it was looked for, slices found and expected, and how to get it.
     """
+    from autoddpm.reproduce import runner
+    from autoddpm.scans.sets import describe_sets
+
     console, table = runner.open_console(), describe_sets()
 
     def say(name, text):
@@ -814,6 +819,9 @@ def reproduce(
 
     Exit code 0: all is up to date. 1: a notebook failed. 2: the run could not start.
     """
+    from autoddpm.evaluation.runs import find_place
+    from autoddpm.reproduce import runner
+
     folder, console = runner.paper_folder(), runner.open_console()
     place, pairs = find_place(profile, dataset, source), [pair.split("=", 1) for pair in parameters or []]
     if list_:

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,12 @@ PATHS = {
     "evaluate, weights": ["evaluate", "simulated", "--weights", "{}", "--out", "made"],
     "evaluate, simplex": ["evaluate", "simulated", "--simplex-weights", "{}", "--out", "made"],
 }
+
+
+def test_help_waits_for_no_heavy_library():
+    code = "import sys, autoddpm.cli; print(sorted({'torch', 'scipy', 'pandas', 'matplotlib'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("where", PATHS)
